@@ -1,0 +1,260 @@
+"""Assembling an engine: the only place where parts are put together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aphrodite.config.engine import EngineConfig
+from aphrodite.discovery.discover import Discovery
+from aphrodite.discovery.registry import PlatformEntry
+from aphrodite.engine.engine import Engine
+from aphrodite.errors import PluginError
+from aphrodite.kv.manager import KVCacheManager
+from aphrodite.models.config import HFConfig
+from aphrodite.models.decoder import Decoder
+from aphrodite.models.spec import DecoderSpec
+from aphrodite.ops.table import COMPOSITES
+from aphrodite.platform.dtypes import ITEMSIZE
+from aphrodite.platform.layout import Rows
+from aphrodite.platform.spi import Limits, Platform, Stream
+from aphrodite.program.parameters import Parameter
+from aphrodite.program.planner import Plan, Planner, Rules
+from aphrodite.program.replay import BoundProgram
+from aphrodite.program.trace import Program
+from aphrodite.program.values import ConstantRef, KVRef, Ref, RowsRef, WeightRef
+from aphrodite.resolve import CORE, Reasons, Sizes, choose_device, choose_dtype, choose_sizes, find_plugins, read_model
+from aphrodite.runner.rows import RowTable
+from aphrodite.runner.runner import PLAN_INPUTS, ModelRunner, Programs
+from aphrodite.sampling.program import Variant, record, record_updates
+from aphrodite.sched.scheduler import Budget, Scheduler
+from aphrodite.types.progress import NoProgress, Progress
+from aphrodite.weights.load import load_weights
+from aphrodite.weights.safetensors import SafetensorsSource
+from aphrodite.weights.source import DummySource, TensorSource, check_names
+
+_RESERVED = ("graphs", "collectives", "compiler", "replay")
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """Everything decided before memory is taken: what `explain` shows and `assemble` builds."""
+
+    config: EngineConfig
+    folder: Path
+    hf: HFConfig
+    spec: DecoderSpec
+    found: Discovery
+    entry: PlatformEntry
+    platform: Platform
+    limits: Limits
+    dtype: str
+    decoder: Decoder
+    sizes: Sizes
+    planner: Planner
+    forward: Plan
+    reasons: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """An engine ready to run, and the blueprint it follows."""
+
+    engine: Engine
+    blueprint: Blueprint
+
+
+def draw_up(config: EngineConfig) -> Blueprint:
+    """Decide everything: device, types, sizes, kernels. Reads the model's config, no weights; takes no memory for it."""
+    reasons = Reasons()
+    found = find_plugins(config)
+    entry = choose_device(config, found, reasons)
+    folder, hf, spec = read_model(config)
+    platform = entry.factory(entry.info)
+    try:
+        limits = entry.limits or platform.limits
+        dtype = choose_dtype(config, hf, limits, reasons)
+        probe = Decoder(spec, dtype, max_len=1)  # parameters and cache do not depend on the length
+        sizes = choose_sizes(
+            config,
+            spec,
+            probe.cache_groups,
+            weight_bytes=_weight_bytes(probe),
+            free_bytes=platform.device.memory().free_bytes,
+            limits=limits,
+            reasons=reasons,
+        )
+        decoder = Decoder(spec, dtype, sizes.max_model_len)
+        planner = make_planner(config, found, entry, limits, sizes)
+        program = decoder.record(
+            block_size=sizes.kv.block_size, table_width=sizes.table_width, meta_words=limits.attn_meta_words
+        )
+        forward = planner.plan(program)
+    except BaseException:
+        platform.device.close()
+        raise
+    notes = tuple(
+        f"the platform offers {part}, which this core does not use"
+        for part in _RESERVED
+        if getattr(platform, part) is not None
+    )
+    return Blueprint(
+        config, folder, hf, spec, found, entry, platform, limits, dtype, decoder, sizes, planner, forward, reasons.by_name, notes
+    )
+
+
+def make_planner(
+    config: EngineConfig, found: Discovery, entry: PlatformEntry, limits: Limits, sizes: Sizes
+) -> Planner:
+    """The planner for a device: its plugins' kernels, its layouts, the user's rules."""
+    layout = limits.kv_layouts[0]
+    if layout not in found.registry.kv_layouts:
+        raise PluginError(
+            f"plugin {entry.plugin!r} prefers the KV layout {layout!r}, which nobody registered", subject=entry.plugin
+        )
+    kernels = () if entry.plugin == CORE else found.registry.kernels.get(entry.info.device, ())
+    return Planner(
+        kernels=kernels,
+        composites=COMPOSITES.values(),
+        weight_layouts=found.registry.weight_layouts,
+        arch=entry.info.arch,
+        kv_layout=layout,
+        limits=limits,
+        bounds=sizes.bounds,
+        rules=Rules(config.device.kernels, config.device.fallback),
+    )
+
+
+def assemble(config: EngineConfig, progress: Progress | None = None) -> Assembled:
+    """An engine for a config: draw up, load, bind. Whatever fails, the device is let go of."""
+    blueprint = draw_up(config)
+    try:
+        return Assembled(_Assembly(blueprint, progress or NoProgress()).engine(), blueprint)
+    except BaseException:
+        blueprint.platform.device.close()
+        raise
+
+
+class _Assembly:
+    """The device memory of one engine, taken in order: weights, row state, step buffers, KV."""
+
+    def __init__(self, blueprint: Blueprint, progress: Progress) -> None:
+        self._plan = blueprint
+        self._platform = blueprint.platform
+        self._platform.device.activate()
+        self._stream: Stream = self._platform.device.stream()
+        self._weights = self._load(progress)
+        self._constants: dict[str, Any] = {}
+        memory, bounds, sizes = self._platform.memory, blueprint.sizes.bounds, blueprint.sizes
+        self._row_table = RowTable(
+            num_rows=bounds.S,
+            max_len=sizes.max_model_len,
+            table_width=sizes.table_width,
+            num_groups=len(sizes.kv.groups),
+        )
+        self._rows = Rows(memory.zeros(self._row_table.shape, "i32"), self._row_table.fields)
+        self._plan_inputs = memory.zeros((len(PLAN_INPUTS), bounds.S), "i32")
+        self._updates = memory.zeros((2, bounds.U), "i32")
+        self._cache = [self._allocate_kv(ref) for ref in blueprint.decoder.kv_refs]
+        self._shared = {
+            (name, (size,)): matrix[line]
+            for matrix, size, names in (
+                (self._plan_inputs, bounds.S, PLAN_INPUTS),
+                (self._updates, bounds.U, ("index", "values")),
+            )
+            for line, name in enumerate(names)
+        }
+        self._sampling: dict[Variant, BoundProgram] = {}
+
+    def engine(self) -> Engine:
+        """Programs bound to this memory, behind a runner and a scheduler."""
+        plan, bounds = self._plan, self._plan.sizes.bounds
+        programs = Programs(
+            forward=self._bind(plan.forward),
+            updates=self._bind(plan.planner.plan(record_updates())),
+            sampling=self._sampling_program,
+        )
+        runner = ModelRunner(
+            self._platform, self._stream, programs, self._row_table, self._plan_inputs, self._updates, bounds, plan.limits
+        )
+        scheduler = Scheduler(KVCacheManager(plan.sizes.kv), Budget(bounds.T, bounds.S, bounds.R))
+        return Engine(scheduler, runner)
+
+    def _sampling_program(self, variant: Variant) -> BoundProgram:
+        if variant not in self._sampling:
+            program = record(variant, vocab_size=self._plan.spec.vocab_size, dtype=self._plan.dtype)
+            self._sampling[variant] = self._bind(self._plan.planner.plan(program))
+        return self._sampling[variant]
+
+    def _bind(self, plan: Plan) -> BoundProgram:
+        return BoundProgram(
+            plan, self._platform, self._stream, resolve=self._resolve, externals=self._externals(plan.program)
+        )
+
+    def _externals(self, program: Program) -> dict[str, Any]:
+        """Memory of a Program's inputs and outputs; those of one name and shape are shared between Programs."""
+        found = {}
+        for name, value in program.externals.items():
+            key = (name, value.sizes(self._plan.sizes.bounds))
+            if key not in self._shared:
+                self._shared[key] = self._platform.memory.zeros(key[1], value.dtype)
+            found[name] = self._shared[key]
+        return found
+
+    def _resolve(self, ref: Ref) -> Any:
+        if isinstance(ref, WeightRef):
+            return self._weights[ref.name]
+        if isinstance(ref, KVRef):
+            return self._cache[ref.layer]
+        if isinstance(ref, RowsRef):
+            return self._rows
+        return self._constant(ref)
+
+    def _constant(self, ref: ConstantRef) -> Any:
+        if ref.name not in self._constants:
+            tensor = self._platform.memory.empty(ref.shape, ref.dtype)
+            self._platform.memory.upload(tensor, ref.make(), self._stream)
+            self._platform.device.synchronize()
+            self._constants[ref.name] = tensor
+        return self._constants[ref.name]
+
+    def _allocate_kv(self, ref: KVRef) -> Any:
+        registry, kv = self._plan.found.registry, self._plan.sizes.kv
+        return self._platform.memory.allocate_kv(
+            registry.kv_layouts[self._plan.limits.kv_layouts[0]],
+            num_blocks=kv.num_blocks + 1,
+            block_size=kv.block_size,
+            num_heads=ref.num_heads,
+            head_dim=ref.head_dim,
+            dtype=ref.dtype,
+        )
+
+    def _load(self, progress: Progress) -> dict[str, Any]:
+        plan = self._plan
+        parameters = list(plan.decoder.parameters.values())
+        layouts = {name: plan.found.registry.weight_layouts[layout] for name, layout in plan.forward.layouts.items()}
+        source = self._source(parameters)
+        try:
+            return load_weights(
+                parameters, source, layouts=layouts, platform=self._platform, stream=self._stream, progress=progress
+            )
+        finally:
+            source.close()
+
+    def _source(self, parameters: list[Parameter]) -> TensorSource:
+        plan = self._plan
+        if plan.config.model.load_format == "dummy":
+            return DummySource(parameters, plan.dtype, plan.config.model.seed)
+        source = SafetensorsSource(plan.folder)
+        tied = (f"{plan.spec.names.head}.weight",) if plan.spec.tied else ()  # a copy of the embedding, if it is there
+        check_names(parameters, source.infos(), (*plan.spec.ignored_tensors, *tied), str(plan.folder))
+        return source
+
+
+def _weight_bytes(decoder: Decoder) -> int:
+    refs = [parameter.ref for parameter in decoder.parameters.values()]
+    return sum(math.prod(ref.shape) * ITEMSIZE[ref.dtype] for ref in refs)

@@ -1,0 +1,1 @@
+"""Finding plugins by entry point, each on its own, and the registry they fill."""

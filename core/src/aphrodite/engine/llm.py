@@ -1,0 +1,118 @@
+"""LLM: the engine inside another program. Text in, text out; no processes, no printing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from aphrodite.build import assemble
+from aphrodite.config.engine import CacheConfig, DeviceConfig, EngineConfig, ModelConfig, SchedulerConfig
+from aphrodite.engine.outputs import request_output
+from aphrodite.engine.requests import RequestMaker
+from aphrodite.errors import UsageError
+from aphrodite.text.tokenizer import Tokenizer
+from aphrodite.types.outputs import RequestOutput
+from aphrodite.types.progress import NoProgress, Progress
+from aphrodite.types.request import Sequence as EngineSequence
+from aphrodite.types.sampling_params import SamplingParams
+
+Prompt = str | Sequence[int] | Mapping[str, Sequence[int]]
+
+_SECTIONS: Mapping[str, type[Any]] = {
+    "model": ModelConfig,
+    "cache": CacheConfig,
+    "scheduler": SchedulerConfig,
+    "device": DeviceConfig,
+}
+
+
+def config_from(settings: Mapping[str, Any]) -> EngineConfig:
+    """An EngineConfig from flat settings, as LLM takes them. UsageError names one that does not exist."""
+    left = dict(settings)
+    sections = {}
+    for name, kind in _SECTIONS.items():
+        known = kind.__dataclass_fields__
+        sections[name] = kind(**{key: left.pop(key) for key in list(left) if key in known})
+    if left:
+        unknown = next(iter(left))
+        known_names = sorted(key for kind in _SECTIONS.values() for key in kind.__dataclass_fields__)
+        raise UsageError(f"there is no setting {unknown!r}; there are {', '.join(known_names)}", subject=unknown)
+    return EngineConfig(**sections)
+
+
+class LLM:
+    """A model, loaded and ready to generate.
+
+        llm = LLM("path/or/hub-name", device="cpu", max_model_len=4096)
+        outputs = llm.generate(["One prompt", [1, 2, 3]], SamplingParams(temperature=0))
+
+    model     folder of a Hugging Face checkpoint, or its name on the hub
+    progress  told about long work; nothing is printed by default
+    settings  fields of EngineConfig: dtype, device, max_model_len, max_num_seqs, num_blocks, seed, load_format ...
+    Raises UsageError, ModelError or CapacityError; each says what to do. Use as a context manager, or call close().
+    """
+
+    def __init__(self, model: str, *, progress: Progress | None = None, **settings: Any) -> None:
+        self.config = config_from({"model": str(model), **settings})
+        assembled = assemble(self.config, progress)
+        self.blueprint = assembled.blueprint
+        self._engine = assembled.engine
+        self._lock = threading.Lock()
+        try:
+            self.tokenizer = Tokenizer.find(self.blueprint.folder)
+            self._requests = RequestMaker(self.blueprint, self.tokenizer)
+        except BaseException:
+            self._engine.close()
+            raise
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> list[RequestOutput]:
+        """Continue each prompt; results in the order of the prompts.
+
+        prompts          a string, a list of token ids, {"prompt_token_ids": [...]}, or a list of these
+        sampling_params  one for all, or one for each prompt
+        Raises UsageError, before anything runs, if one prompt or parameter cannot be used.
+        """
+        requests = self._requests.make_all(prompts, sampling_params)
+        progress = progress or NoProgress()
+        with self._lock:
+            sequences = [self._engine.add(request) for _, request in requests]
+            progress.start("generating", sum(r.max_total_tokens - len(r.prompt_token_ids) for _, r in requests), "tok")
+            try:
+                self._run(sequences, progress)
+            finally:
+                for sequence in sequences:  # only after an error are any left
+                    self._engine.abort(sequence.request.request_id)
+                progress.finish()
+        return [
+            request_output(sequence, text, self.tokenizer)
+            for (text, _), sequence in zip(requests, sequences, strict=True)
+        ]
+
+    def _run(self, sequences: Sequence[EngineSequence], progress: Progress) -> None:
+        done = 0
+        while self._engine.has_work:
+            self._engine.step()
+            now = sum(sequence.num_output for sequence in sequences)
+            progress.advance(now - done)
+            done = now
+
+    def close(self) -> None:
+        """Give back the device and its memory; further calls fail."""
+        with self._lock:
+            self._engine.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,128 @@
+"""From what a caller passes to checked requests."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aphrodite.build import Blueprint
+from aphrodite.errors import UsageError
+from aphrodite.models.generation import end_token_ids
+from aphrodite.text.tokenizer import Tokenizer
+from aphrodite.types.request import Request
+from aphrodite.types.sampling_params import MAX_SEED, SamplingParams
+
+_TEXT_BYTES_A_TOKEN = 1024  # a text longer than this times max_model_len is refused before it is tokenised
+
+
+class RequestMaker:
+    """Checks prompts and parameters against a model and numbers the requests."""
+
+    def __init__(self, blueprint: Blueprint, tokenizer: Tokenizer | None) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = blueprint.spec.vocab_size
+        self._max_len = blueprint.sizes.max_model_len
+        self._folder = blueprint.folder
+        self._stop_ids = end_token_ids(blueprint.folder, blueprint.hf)
+        self._seed = blueprint.config.model.seed
+        self._numbers = itertools.count()
+
+    def make_all(self, prompts: Any, sampling: Any) -> list[tuple[str | None, Request]]:
+        """(the prompt's text if it had one, the request) for each prompt. UsageError names the first that is wrong."""
+        many = _as_list(prompts)
+        params = _spread(sampling, len(many))
+        return [self.make(prompt, one, place) for place, (prompt, one) in enumerate(zip(many, params, strict=True))]
+
+    def make(self, prompt: Any, sampling: SamplingParams, place: int) -> tuple[str | None, Request]:
+        """One request; `place` is the prompt's number, for messages."""
+        where = f"prompts[{place}]"
+        text = prompt if isinstance(prompt, str) else None
+        ids = self._encode(text, where) if text is not None else _ids_of(prompt, where)
+        if not ids:
+            raise UsageError(f"{where} is empty: a prompt needs at least one token", subject=where)
+        for index, token in enumerate(ids):
+            if type(token) is not int or not 0 <= token < self._vocab_size:
+                raise UsageError(
+                    f"{where}: token id must be an integer in 0..{self._vocab_size - 1}, got {token!r} at {index}",
+                    subject=where,
+                )
+        for token in sampling.stop_token_ids:
+            if token >= self._vocab_size:
+                raise UsageError(
+                    f"stop_token_ids must be in 0..{self._vocab_size - 1}, got {token}", subject="stop_token_ids"
+                )
+        if len(ids) >= self._max_len:
+            raise UsageError(
+                f"{where} has {len(ids)} tokens; max_model_len {self._max_len} leaves room for prompts of at most "
+                f"{self._max_len - 1}: shorten it, or raise max_model_len",
+                subject=where,
+            )
+        number = next(self._numbers)
+        seed = sampling.seed if sampling.seed is not None and sampling.seed >= 0 else _mix(self._seed, number)
+        total = min(len(ids) + sampling.max_tokens, self._max_len)
+        return text, Request(str(number), tuple(ids), sampling, seed, self._stop_ids, total)
+
+    def _encode(self, text: str, where: str) -> list[int]:
+        if self._tokenizer is None:
+            raise UsageError(
+                f"{where} is text, and {self._folder} has no tokenizer.json: pass token ids", subject=where
+            )
+        if len(text) > _TEXT_BYTES_A_TOKEN * self._max_len:
+            raise UsageError(
+                f"{where} has {len(text)} characters, which cannot fit into max_model_len {self._max_len} tokens",
+                subject=where,
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{where} holds a lone surrogate, which is no text", subject=where) from None
+        return self._tokenizer.encode(text)
+
+
+def _as_list(prompts: Any) -> list[Any]:
+    """One prompt or several, as several."""
+    if isinstance(prompts, (str, Mapping)):
+        return [prompts]
+    if isinstance(prompts, Sequence):
+        if len(prompts) and all(type(item) is int for item in prompts):
+            return [prompts]
+        return list(prompts)
+    raise UsageError(f"prompts must be text, token ids or a list of these, got {prompts!r}", subject="prompts")
+
+
+def _ids_of(prompt: Any, where: str) -> list[int]:
+    if isinstance(prompt, Mapping):
+        if set(prompt) != {"prompt_token_ids"}:
+            raise UsageError(
+                f"{where} must have the one key prompt_token_ids, got {sorted(map(str, prompt))}", subject=where
+            )
+        prompt = prompt["prompt_token_ids"]
+    if isinstance(prompt, str) or not isinstance(prompt, Sequence):
+        raise UsageError(f"{where} must be text or a list of token ids, got {prompt!r}", subject=where)
+    return list(prompt)
+
+
+def _spread(sampling: Any, count: int) -> list[SamplingParams]:
+    params = [sampling or SamplingParams()] * count if not isinstance(sampling, (list, tuple)) else list(sampling)
+    if len(params) != count:
+        raise UsageError(
+            f"sampling_params has {len(params)} entries for {count} prompts: pass one, or one for each",
+            subject="sampling_params",
+        )
+    for one in params:
+        if not isinstance(one, SamplingParams):
+            raise UsageError(f"sampling_params must be SamplingParams, got {one!r}", subject="sampling_params")
+    return params
+
+
+def _mix(seed: int, number: int) -> int:
+    """A seed for a request that brings none: SplitMix64 of the engine's seed and the request's number.
+
+    Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
+    """
+    mask = 2**64 - 1
+    z = (seed + (number + 1) * 0x9E3779B97F4A7C15) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return (z ^ (z >> 31)) & MAX_SEED

@@ -1,0 +1,1 @@
+"""Weight formats: how a checkpoint stores its matrices. One scheme a file; today the plain one."""

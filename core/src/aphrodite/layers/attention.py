@@ -1,0 +1,103 @@
+"""Attention over the paged cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aphrodite.layers.linear import Linear
+from aphrodite.program.parameters import ParameterList
+from aphrodite.ops import attention as ops
+from aphrodite.ops import rope as rope_ops
+from aphrodite.program.trace import Tracer
+from aphrodite.program.values import ConstantRef, KVRef, Value
+
+
+@dataclass(frozen=True)
+class GroupInputs:
+    """What a step knows of one cache group. slots [T], tables [S, B], meta [P]"""
+
+    slots: Value
+    tables: Value
+    meta: Value
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """What a step's layers read. token_ids, positions [T]; seq_lens [S]; cu_q [S + 1]; logit_rows [R]"""
+
+    token_ids: Value
+    positions: Value
+    seq_lens: Value
+    cu_q: Value
+    logit_rows: Value
+    groups: Mapping[int, GroupInputs]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """num_heads query heads over num_kv_heads, each of head_dim."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Causal attention with rotary positions; q, k and v as one product."""
+
+    site: str
+    qkv: Linear
+    out: Linear
+    heads: Heads
+    cache: KVRef
+    rope: ConstantRef
+    rope_style: str
+
+    @classmethod
+    def of(
+        cls,
+        params: ParameterList,
+        site: str,
+        source: str,
+        *,
+        hidden: int,
+        heads: Heads,
+        cache: KVRef,
+        rope: ConstantRef,
+        rope_style: str,
+        qkv_bias: bool,
+        out_bias: bool,
+    ) -> Attention:
+        q, kv = heads.num_heads * heads.head_dim, heads.num_kv_heads * heads.head_dim
+        parts = [(f"{source}.q_proj", q), (f"{source}.k_proj", kv), (f"{source}.v_proj", kv)]
+        qkv = Linear.stacked(params, f"{site}.qkv", parts, hidden, bias=qkv_bias)
+        out = Linear.stacked(params, f"{site}.out", [(f"{source}.o_proj", hidden)], q, bias=out_bias)
+        return cls(site, qkv, out, heads, cache, rope, rope_style)
+
+    def __call__(self, t: Tracer, x: Value, step: StepInputs) -> Value:
+        """x [T, H] -> [T, H]"""
+        h = self.heads
+        q_size, kv_size = h.num_heads * h.head_dim, h.num_kv_heads * h.head_dim
+        qkv = self.qkv(t, x)
+        q = qkv.columns(0, q_size).heads(h.num_heads)
+        k = qkv.columns(q_size, q_size + kv_size).heads(h.num_kv_heads)
+        v = qkv.columns(q_size + kv_size, q_size + 2 * kv_size).heads(h.num_kv_heads)
+        t.call(
+            rope_ops.rope, f"{self.site}.rope", q=q, k=k, pos=step.positions, cos_sin=self.rope, style=self.rope_style
+        )
+        group = step.groups[self.cache.group]
+        t.call(ops.kv_write, f"{self.site}.kv_write", cache=self.cache, k=k, v=v, slots=group.slots)
+        y: Value = t.call(
+            ops.attn_paged,
+            f"{self.site}.attn",
+            q=q,
+            cache=self.cache,
+            tables=group.tables,
+            seq_lens=step.seq_lens,
+            cu_q=step.cu_q,
+            meta=group.meta,
+            scale=h.head_dim**-0.5,
+        )
+        return self.out(t, y.flat())

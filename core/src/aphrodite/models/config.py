@@ -1,0 +1,76 @@
+"""Reading config.json: every field with its type, and errors that name the file, the field and what was expected."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aphrodite.errors import ModelError
+
+_Kind = TypeVar("_Kind", int, float, bool, str)
+_REQUIRED: Any = object()
+_MAX_CONFIG_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class HFConfig:
+    """A config.json. `where` is its path (or a part of it), for messages."""
+
+    data: Mapping[str, Any]
+    where: str
+
+    @classmethod
+    def read(cls, folder: Path) -> HFConfig:
+        """The folder's config.json. ModelError if it is absent, too large or not a JSON object."""
+        return cls(read_json(folder / "config.json"), str(folder / "config.json"))
+
+    def get(self, name: str, kind: type[_Kind], default: _Kind = _REQUIRED) -> _Kind:
+        """A field of that type (an integer passes for a float). null and absent are the same."""
+        value = self.data.get(name)
+        if value is None:
+            if default is _REQUIRED:
+                raise ModelError(f"{self.where}: the field {name!r} is missing", subject=name)
+            return default
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise ModelError(
+                f"{self.where}: the field {name!r} must be {kind.__name__}, got {value!r}", subject=name
+            )
+        return value
+
+    def size(self, name: str, default: int = _REQUIRED) -> int:
+        """A field that counts something: an integer of at least 1."""
+        value = self.get(name, int, default)
+        if value < 1:
+            raise ModelError(f"{self.where}: the field {name!r} must be at least 1, got {value}", subject=name)
+        return value
+
+    def part(self, name: str) -> HFConfig | None:
+        """A field that is an object, None if absent."""
+        value = self.data.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise ModelError(f"{self.where}: the field {name!r} must be an object, got {value!r}", subject=name)
+        return HFConfig(value, f"{self.where}: {name}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of modest size. ModelError names the file."""
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ModelError(f"{path} has {path.stat().st_size} bytes, more than {_MAX_CONFIG_BYTES}", subject=str(path))
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{path} does not exist: the folder is not a Hugging Face checkpoint", subject=str(path)
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}", subject=str(path)) from None
+    if not isinstance(data, dict):
+        raise ModelError(f"{path} must hold a JSON object, got {type(data).__name__}", subject=str(path))
+    return data

@@ -1,0 +1,153 @@
+"""The one decoder: a network built from a DecoderSpec, run once on symbols to record the forward Program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aphrodite.kv.spec import CacheGroup, LayerKV
+from aphrodite.layers.attention import Attention, GroupInputs, Heads, StepInputs
+from aphrodite.layers.embedding import Embedding, select
+from aphrodite.layers.linear import Linear
+from aphrodite.layers.mlp import GatedMLP
+from aphrodite.layers.norm import RMSNorm
+from aphrodite.program.parameters import Parameter, ParameterList
+from aphrodite.models.spec import DecoderSpec
+from aphrodite.ops import attention as attention_ops
+from aphrodite.ops import rows as row_ops
+from aphrodite.ops.kernel import Extent
+from aphrodite.platform.dtypes import ITEMSIZE
+from aphrodite.program.trace import Program, Tracer
+from aphrodite.program.values import KVRef, RowsRef, Value
+
+T, S, R = Extent("T"), Extent("S"), Extent("R")
+
+
+@dataclass(frozen=True)
+class _Layer:
+    attention_norm: RMSNorm
+    attention: Attention
+    mlp_norm: RMSNorm
+    mlp: GatedMLP
+
+
+class Decoder:
+    """Layers with names of parameters; holds no tensor.
+
+    dtype    of weights, activations and cache
+    max_len  positions in the rotary tables
+    """
+
+    def __init__(self, spec: DecoderSpec, dtype: str, max_len: int) -> None:
+        self.spec = spec
+        params = ParameterList(dtype)
+        hidden, names = spec.hidden_size, spec.names
+        table = params.add("embedding", [(f"{names.embedding}.weight", (spec.vocab_size, hidden))])
+        self._embedding = Embedding("embedding", table)
+        self._layers = [self._layer(params, number, max_len) for number in range(len(spec.layers))]
+        self._final_norm = RMSNorm.of(params, "final_norm", names.final_norm, hidden, spec.norm_eps)
+        self._head = (
+            Linear("head", table)
+            if spec.tied
+            else Linear.stacked(params, "head", [(names.head, spec.vocab_size)], hidden, bias=False)
+        )
+        self.parameters: dict[str, Parameter] = params.parameters
+        self.cache_groups = (CacheGroup("full", tuple(self._layer_kv(layer.attention) for layer in self._layers)),)
+        self.kv_refs = tuple(layer.attention.cache for layer in self._layers)
+
+    def record(self, *, block_size: int, table_width: int, meta_words: int) -> Program:
+        """The forward Program: row state and the step's plan in, logits [R, V] out.
+
+        table_width  blocks a sequence may have; meta_words: Limits.attn_meta_words
+        """
+        t = Tracer("forward")
+        step = _step_inputs(t, len(self.cache_groups), block_size, table_width, meta_words)
+        residual = self._embedding(t, step.token_ids)
+        x: Value | None = None
+        for layer in self._layers:
+            x = layer.attention_norm(t, residual) if x is None else layer.attention_norm.after_add(t, x, residual)
+            x = layer.attention(t, x, step)
+            x = layer.mlp_norm.after_add(t, x, residual)
+            x = layer.mlp(t, x)
+        assert x is not None, "a decoder has at least one layer"
+        x = select(t, "select.x", x, step.logit_rows)
+        residual = select(t, "select.residual", residual, step.logit_rows)
+        x = self._final_norm.after_add(t, x, residual)
+        logits = t.external("logits", (R, self.spec.vocab_size), x.dtype)
+        self._head.into(t, x, logits)
+        return t.finish()
+
+    def _layer(self, params: ParameterList, number: int, max_len: int) -> _Layer:
+        spec, names = self.spec.layers[number], self.spec.names
+        site, source = f"layers.{number}", names.layer.format(number)
+        hidden, eps = self.spec.hidden_size, self.spec.norm_eps
+        a = spec.attention
+        cache = KVRef(number, 0, a.num_kv_heads, a.head_dim, a.head_dim, params.dtype)
+        return _Layer(
+            RMSNorm.of(params, f"{site}.attention_norm", f"{source}.{names.attention_norm}", hidden, eps),
+            Attention.of(
+                params,
+                f"{site}.attention",
+                f"{source}.{names.attention}",
+                hidden=hidden,
+                heads=Heads(a.num_heads, a.num_kv_heads, a.head_dim),
+                cache=cache,
+                rope=a.rope.constant(max_len),
+                rope_style=a.rope.style,
+                qkv_bias=a.qkv_bias,
+                out_bias=a.out_bias,
+            ),
+            RMSNorm.of(params, f"{site}.mlp_norm", f"{source}.{names.mlp_norm}", hidden, eps),
+            GatedMLP.of(
+                params,
+                f"{site}.mlp",
+                f"{source}.{names.mlp}",
+                hidden=hidden,
+                inner=spec.mlp.inner_size,
+                kind=spec.mlp.act,
+                bias=spec.mlp.bias,
+            ),
+        )
+
+    @staticmethod
+    def _layer_kv(attention: Attention) -> LayerKV:
+        cache = attention.cache
+        return LayerKV(cache.num_heads, cache.head_dim, cache.value_dim, ITEMSIZE[cache.dtype])
+
+
+def _step_inputs(t: Tracer, num_groups: int, block_size: int, table_width: int, meta_words: int) -> StepInputs:
+    """Record what turns the step's plan and the row state into packed inputs; draw_rows and forced go to sampling."""
+    rows = RowsRef()
+    seq_rows, num_new, num_logits, draws = (
+        t.external(name, (S,), "i32") for name in ("seq_rows", "num_new", "num_logits", "draws")
+    )
+    draw_rows, forced = t.external("draw_rows", (R,), "i32"), t.external("forced", (R,), "i64")
+    token_ids, positions, row_of_token, cu_q, seq_lens, logit_rows = t.call(
+        row_ops.step_inputs,
+        "step.inputs",
+        sizes={"T": T, "R": R},
+        draw_rows=draw_rows,
+        forced=forced,
+        rows=rows,
+        seq_rows=seq_rows,
+        num_new=num_new,
+        num_logits=num_logits,
+        draws=draws,
+    )
+    groups = {}
+    for group in range(num_groups):
+        slots, tables = t.call(
+            row_ops.step_slots,
+            f"step.slots{group}",
+            sizes={"B": table_width},
+            rows=rows,
+            seq_rows=seq_rows,
+            row_of_token=row_of_token,
+            positions=positions,
+            group=group,
+            block_size=block_size,
+        )
+        meta = t.call(
+            attention_ops.attn_plan, f"step.plan{group}", sizes={"P": meta_words}, seq_lens=seq_lens, cu_q=cu_q
+        )
+        groups[group] = GroupInputs(slots, tables, meta)
+    return StepInputs(token_ids, positions, seq_lens, cu_q, logit_rows, groups)

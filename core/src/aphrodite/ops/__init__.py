@@ -1,0 +1,1 @@
+"""The operations of the contract: one file a family, each with schema, reference, portable form and examples."""

@@ -1,0 +1,57 @@
+"""Normalisation, and the residual addition that goes before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from aphrodite.ops.composite import Recorder, composite
+from aphrodite.ops.numeric import generator, wide
+from aphrodite.ops.op import Example, op
+from aphrodite.platform.dtypes import torch_dtype
+
+
+def _add_examples(dtype: str, seed: int) -> Iterator[Example]:
+    g = generator(seed)
+    for t, h in ((0, 64), (1, 1), (3, 100), (17, 576)):
+        args = {name: torch.randn(t, h, generator=g).to(torch_dtype(dtype)) for name in ("res", "x")}
+        yield Example(f"T={t} H={h}", args)
+
+
+@op("add@1", "res[T,H] A!, x[T,H] A", examples=_add_examples)
+def add(res: torch.Tensor, x: torch.Tensor) -> None:
+    """Residual addition: res <- res + x, rounded once to A."""
+    res.add_(x)
+
+
+def _norm_examples(dtype: str, seed: int) -> Iterator[Example]:
+    g = generator(seed)
+    for t, h, scale, offset in ((0, 64, 1.0, 0), (1, 1, 1.0, 0), (3, 100, 1e-3, 1), (17, 576, 30.0, 0)):
+        x = (torch.randn(t, h, generator=g) * scale).to(torch_dtype(dtype))
+        w = torch.randn(h, generator=g).to(torch_dtype(dtype))
+        args = {"out": torch.empty_like(x), "x": x, "w": w, "eps": 1e-5, "offset": offset}
+        yield Example(f"T={t} H={h} scale={scale} offset={offset}", args)
+
+
+@op(
+    "rms_norm@1",
+    "out[T,H] A!, x[T,H] A, w[H] A, eps: float, offset: int = 0",
+    examples=_norm_examples,
+    aliases=(("out", "x"),),
+)
+def rms_norm(out: torch.Tensor, x: torch.Tensor, w: torch.Tensor, eps: float, offset: int = 0) -> None:
+    """out <- x / sqrt(mean(x^2) + eps) * (w + offset), in float32 and rounded once. out may be x.
+
+    Source: Zhang and Sennrich 2019, equation 4; offset 1 is Gemma's form.
+    """
+    xf = wide(x)
+    scale = torch.rsqrt(xf.square().mean(-1, keepdim=True) + eps)
+    out.copy_(xf * scale * (wide(w) + offset))
+
+
+@composite("add_rms_norm@1", "x[T,H] A!, res[T,H] A!, w[H] A, eps: float, offset: int = 0")
+def add_rms_norm(t: Recorder, x: object, res: object, w: object, eps: object, offset: object) -> None:
+    """res <- res + x rounded to A, then x <- rms_norm(res): one pass over both rows instead of two."""
+    t.call(add, "", res=res, x=x)
+    t.call(rms_norm, "", out=x, x=res, w=w, eps=eps, offset=offset)

@@ -1,0 +1,168 @@
+"""How KV blocks, weights and row state lie in device memory. Named descriptors: no kernel guesses from a shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+CANONICAL_KV = ("block", "token", "head", "dim")
+
+
+class DeviceTensor(Protocol):
+    """All that the core itself asks of a tensor in device memory. torch.Tensor is one.
+
+    shape    sizes; strides are the platform's own business
+    narrow   a view of `length` entries from `start` along `dim`; same memory, no work on the device
+    [index]  entry `index` of the first axis, likewise a view
+    """
+
+    @property
+    def shape(self) -> Any: ...
+
+    def narrow(self, dim: int, start: int, length: int) -> DeviceTensor: ...
+
+    def __getitem__(self, index: int) -> DeviceTensor: ...
+
+
+@dataclass(frozen=True)
+class KVLayout:
+    """Order of the axes of a cache group's storage, outermost first.
+
+    axes is a permutation of (block, kv, token, head, dim), or (block, token, dim) for latent caches.
+    The torch forms of the operations work on any such order; kernels name the layouts they read in
+    `where=C(layout={...})`.
+    """
+
+    name: str
+    axes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        legal = ({"block", "kv", "token", "head", "dim"}, {"block", "token", "dim"})
+        if set(self.axes) not in legal or len(set(self.axes)) != len(self.axes):
+            raise ValueError(
+                f"KV layout {self.name!r}: axes must be a permutation of (block, kv, token, head, dim) or "
+                f"(block, token, dim), got {self.axes}"
+            )
+
+    def shape(self, **sizes: int) -> tuple[int, ...]:
+        """Storage shape for sizes block=, kv=, token=, head=, dim=."""
+        return tuple(sizes[axis] for axis in self.axes)
+
+    def to_canonical(self) -> tuple[int, ...]:
+        """Permutation from one half (K or V) of the storage, its kv axis taken out, to [block, token, head, dim]."""
+        rest = [axis for axis in self.axes if axis != "kv"]
+        return tuple(rest.index(axis) for axis in CANONICAL_KV)
+
+
+NHD = KVLayout("nhd", ("block", "kv", "token", "head", "dim"))
+HND = KVLayout("hnd", ("block", "kv", "head", "token", "dim"))
+LATENT = KVLayout("latent", ("block", "token", "dim"))
+
+
+@dataclass(frozen=True)
+class KVView:
+    """One layer's keys and values.
+
+    k, v        storage in `layout` order with the kv axis taken out
+    layout      the order of the axes
+    block_size  tokens a block
+    Block 0 is never allocated to a sequence; slot -1 writes there.
+    """
+
+    k: Any
+    v: Any
+    layout: KVLayout
+    block_size: int
+
+    def canonical(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(k, v) as torch views [block, token, head, dim] of the same memory; for torch tensors only."""
+        order = self.layout.to_canonical()
+        return self.k.permute(order), self.v.permute(order)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a packed weight: `data` (host) fills storage.narrow(dim, start, data.shape[dim])."""
+
+    dim: int
+    start: int
+    data: torch.Tensor
+
+
+@dataclass(frozen=True)
+class WeightLayout:
+    """How a matrix w[N, K] lies in memory, so that every kernel at a site reads the same bytes.
+
+    name    what kernels declare in `where=C(weights={...})`
+    shape   (N, K) -> storage shape
+    pack    (host rows [n, K] of w from row `start`, start, (N, K)) -> the Piece of storage they fill; called at load,
+            chunk by chunk, in any order. None keeps rows as they are
+    rows    chunks handed to `pack` start at multiples of this and hold a multiple of it, but for the matrix's end
+    """
+
+    name: str
+    shape: Callable[[int, int], tuple[int, ...]]
+    pack: Callable[[torch.Tensor, int, tuple[int, int]], Piece] | None = None
+    rows: int = 1
+
+
+def _plain_shape(n: int, k: int) -> tuple[int, ...]:
+    return (n, k)
+
+
+PLAIN = WeightLayout("plain", _plain_shape)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A weight w[N, K] in its packed place. data has the shape that `layout` gives it; plain is [N, K] itself."""
+
+    data: Any
+    layout: WeightLayout
+    shape: tuple[int, int]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class RowField:
+    """A field of the rows: `width` values of `dtype` a row, from i32 column `column` of the state."""
+
+    name: str
+    dtype: str
+    column: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """State of every running request on the device, a row each: one i32 matrix, fields are column ranges.
+
+    state   [M, W] i32; a field of another type is its bits
+    fields  by name: tokens, num_tokens, num_computed, temperature, seed, child, table0, table1 ...
+    One matrix makes an update of any field of any row one scatter.
+    """
+
+    state: Any
+    fields: tuple[RowField, ...]
+
+    def field(self, name: str) -> RowField:
+        """The descriptor of a field. KeyError if there is none."""
+        for field in self.fields:
+            if field.name == name:
+                return field
+        raise KeyError(name)
+
+    def view(self, name: str) -> torch.Tensor:
+        """Field `name` as a torch view [M, width] ([M] when the width is 1) of the state; for torch tensors only."""
+        from aphrodite.platform.dtypes import ITEMSIZE, torch_dtype
+
+        field = self.field(name)
+        words = field.width * ITEMSIZE[field.dtype] // ITEMSIZE["i32"]
+        out: torch.Tensor = self.state.narrow(1, field.column, words)
+        if field.dtype != "i32":
+            out = out.view(torch_dtype(field.dtype))
+        return out[:, 0] if field.width == 1 else out

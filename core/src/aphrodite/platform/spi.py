@@ -1,0 +1,244 @@
+"""What a device plugin supplies: small protocols, each with a stated default.
+
+A device that torch knows takes `TorchPlatform` (platform/torch_platform.py) and changes what differs. A device that
+torch does not know implements `Device`, `Memory` and `Forms`; plugins/toy is such a one, complete.
+Parts marked *reserved* are not called by this version of the core; offering one is reported, never ignored in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aphrodite.platform.layout import DeviceTensor, KVLayout, KVView
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """One device that a probe found. `device` is what users type (`--device`); arch is free text kernels may test."""
+
+    device: str
+    name: str
+    arch: str = ""
+    total_memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """A probe's answer when the plugin is sound but has no device here; the hint says what the user can do."""
+
+    reason: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class MemoryInfo:
+    """Bytes an engine may still take, and bytes in all (of the cgroup or device, whichever is less)."""
+
+    free_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Plain data about the device; all that scheduler, block manager and planner read of it.
+
+    block_sizes      tokens a KV block, best first
+    kv_layouts       names of KV layouts, best first
+    token_buckets    sizes that T is rounded up to when kernels are chosen; empty: powers of two
+    pad              whether T, S and R are padded to their buckets when a step runs (devices that replay or compile)
+    steps_in_flight  steps submitted before the result of the first is read
+    max_logit_rows   most rows of logits a step may ask for
+    attn_meta_words  i32 words that the plugin's attn_plan kernels write for a step and cache group, at most
+    kv_share         share of the memory left beside the weights that the KV cache takes by default
+    kv_cap_bytes     most bytes it takes by default; None: no cap
+    dtypes           activation types the device computes in, best first
+    slow_dtypes      those of `dtypes` that dtype="auto" avoids in favour of f32, with the reason
+    """
+
+    block_sizes: tuple[int, ...] = (16,)
+    kv_layouts: tuple[str, ...] = ("nhd",)
+    token_buckets: tuple[int, ...] = ()
+    pad: bool = False
+    steps_in_flight: int = 0
+    max_logit_rows: int = 256
+    attn_meta_words: int = 0
+    kv_share: float = 0.9
+    kv_cap_bytes: int | None = None
+    dtypes: tuple[str, ...] = ("f32", "bf16", "f16")
+    slow_dtypes: dict[str, str] = field(default_factory=dict)
+
+
+class Stream(Protocol):
+    """An ordered queue of device work. `handle` is what native kernels take (0 where there is none)."""
+
+    @property
+    def handle(self) -> int: ...
+
+
+class Event(Protocol):
+    """A mark in a stream. Device tensors may be read by the host only after an event behind their last write."""
+
+    def record(self, stream: Stream) -> None: ...
+
+    def done(self) -> bool:
+        """Whether all work before the mark has ended; never blocks."""
+        ...
+
+    def wait(self) -> None:
+        """Block the calling thread until done. Raises DeviceError if the work failed."""
+        ...
+
+
+class Device(Protocol):
+    """The device itself. One instance an engine; there is no process-wide current device."""
+
+    @property
+    def info(self) -> DeviceInfo: ...
+
+    @property
+    def torch_device(self) -> torch.device | None:
+        """The torch device whose tensors are this memory, None if torch does not know it."""
+        ...
+
+    def activate(self) -> None:
+        """Make it current for the calling thread; called once by each thread that drives it."""
+        ...
+
+    def stream(self) -> Stream: ...
+
+    def event(self) -> Event: ...
+
+    def synchronize(self) -> None:
+        """Wait for all work of this engine."""
+        ...
+
+    def memory(self) -> MemoryInfo: ...
+
+    def close(self) -> None:
+        """Give back threads and memory; the engine calls nothing afterwards."""
+        ...
+
+
+class Arena(Protocol):
+    """One block of device memory in which a Program's buffers have fixed addresses."""
+
+    def tensor(
+        self, offset_bytes: int, shape: Sequence[int], strides: Sequence[int], dtype: str
+    ) -> DeviceTensor:
+        """A view at `offset_bytes`; strides in elements. Views may overlap: liveness keeps that sound."""
+        ...
+
+
+class Memory(Protocol):
+    """Allocation and transfer. Only start-up allocates; a step never does."""
+
+    def empty(self, shape: Sequence[int], dtype: str) -> DeviceTensor:
+        """Memory with undefined contents, base aligned to 256 bytes."""
+        ...
+
+    def zeros(self, shape: Sequence[int], dtype: str) -> DeviceTensor: ...
+
+    def arena(self, num_bytes: int) -> Arena: ...
+
+    def allocate_kv(
+        self, layout: KVLayout, *, num_blocks: int, block_size: int, num_heads: int, head_dim: int, dtype: str
+    ) -> KVView:
+        """Zeroed storage of one layer, block 0 included in num_blocks."""
+        ...
+
+    def host(self, shape: Sequence[int], dtype: str) -> torch.Tensor:
+        """A host tensor that `upload` and `download` move fastest (pinned where that exists)."""
+        ...
+
+    def upload(self, dst: DeviceTensor, src: torch.Tensor, stream: Stream) -> None:
+        """Copy host to device in stream order. src must stay unchanged until an event behind this has passed."""
+        ...
+
+    def download(self, dst: torch.Tensor, src: DeviceTensor, stream: Stream) -> None:
+        """Copy device to host in stream order. dst may be read after an event behind this has passed, not before."""
+        ...
+
+
+class Forms(Protocol):
+    """How the torch forms of the operations run on this device."""
+
+    def adapt(self, form: Callable[..., None], stream: Stream) -> Callable[..., None]:
+        """Turn a torch function over tensors into one over this device's tensors, run in the stream's order.
+
+        Arguments are device tensors, KVView, Packed, Rows (holding device tensors), numbers, strings and None.
+        """
+        ...
+
+
+class Graphs(Protocol):
+    """*Reserved.* kind is none, capture or compiled."""
+
+    @property
+    def kind(self) -> str: ...
+
+    def capture(self, key: object, fn: Callable[[], None]) -> object: ...
+
+    def replay(self, handle: object) -> None: ...
+
+
+class Collectives(Protocol):
+    """*Reserved.* Collectives of a tensor-parallel group."""
+
+    def all_reduce(self, x: DeviceTensor, stream: Stream) -> None: ...
+
+    def all_gather(self, out: DeviceTensor, x: DeviceTensor, stream: Stream) -> None: ...
+
+
+class Compiler(Protocol):
+    """*Reserved.* Devices that compile a whole Program for each static bucket."""
+
+    def buckets(self) -> Sequence[int]: ...
+
+    def compile(self, program: Any, bucket: int) -> Callable[..., None]: ...
+
+
+class Replay(Protocol):
+    """*Reserved.* Replays a whole Program as one native call."""
+
+    def replay(self, program: Any, dims: Any) -> None: ...
+
+
+class Platform(Protocol):
+    """A device as an engine sees it: one object, made for that engine alone by the factory a plugin registers."""
+
+    @property
+    def device(self) -> Device: ...
+
+    @property
+    def memory(self) -> Memory: ...
+
+    @property
+    def forms(self) -> Forms: ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def graphs(self) -> Graphs | None:
+        """Reserved; default None."""
+        ...
+
+    @property
+    def collectives(self) -> Collectives | None:
+        """Reserved; default None."""
+        ...
+
+    @property
+    def compiler(self) -> Compiler | None:
+        """Reserved; default None."""
+        ...
+
+    @property
+    def replay(self) -> Replay | None:
+        """Reserved; default None."""
+        ...

@@ -1,0 +1,1 @@
+"""The step as data: a flat list of calls, recorded once, planned, bound and replayed."""

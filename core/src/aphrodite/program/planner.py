@@ -1,0 +1,367 @@
+"""Choosing a kernel for every call: once, at build, with a reason for every choice.
+
+Order at a site: the user's rule, then the tier, then the name; torch forms come last. A choice may depend on the sizes
+that vary, so it is made for each bucket of those sizes that the candidates' constraints mention.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aphrodite.errors import KernelError
+from aphrodite.ops.composite import Composite
+from aphrodite.ops.constraints import C
+from aphrodite.ops.kernel import NATIVE, PORTABLE, SPECIALISED, TORCH, Dims, Extent, Flag, Kernel
+from aphrodite.ops.op import Op
+from aphrodite.platform.layout import PLAIN, WeightLayout
+from aphrodite.platform.spi import Limits
+from aphrodite.program.buffers import lifetimes
+from aphrodite.program.match import Pattern
+from aphrodite.program.trace import Call, Program
+from aphrodite.program.values import Value, WeightRef
+
+_TIERS = {SPECIALISED: "specialised", NATIVE: "native", PORTABLE: "portable", TORCH: "torch form"}
+_Key = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The user's say.
+
+    kernels   by operation name without version: providers in order, globs allowed, "reference" and "portable" the
+              torch forms; a composite may be ["none"]. What is not listed is not taken
+    fallback  allow, warn or error: what to do when a torch form is all there is
+    """
+
+    kernels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    fallback: str = "allow"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One planned piece of a Program: calls[start : stop] done by `kernel`; `call` is the composite's when it is one."""
+
+    start: int
+    stop: int
+    call: Call
+    kernel: Kernel
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was said of one kernel at one site and size: chosen, or why not."""
+
+    provider: str
+    chosen: bool
+    reason: str
+
+
+def torch_forms(op: Op) -> tuple[Kernel, ...]:
+    """The operation's own torch forms as kernels: they serve every feature, and read plain weights only."""
+    packed = any(arg.kind in ("Packed", "Table") for arg in op.schema.args)
+    where = C(features=op.schema.features, **({"weights": {PLAIN.name}} if packed else {}))
+    reference = Kernel(op.name, "reference", fn=op.reference, where=where, tier=TORCH, flags=Flag.ALLOCATES)
+    if op.portable is None:
+        return (reference,)
+    return (Kernel(op.name, "portable", fn=op.portable, where=where, tier=TORCH, flags=Flag.ALLOCATES), reference)
+
+
+def buckets(bound: int, listed: Sequence[int] = ()) -> tuple[int, ...]:
+    """Sizes that a varying size is rounded up to: those listed, else powers of two, and the bound itself."""
+    sizes = listed or tuple(1 << i for i in range(bound.bit_length()))
+    return (*sorted(size for size in sizes if size < bound), bound)
+
+
+class Planner:
+    """Chooses kernels for Programs of one device.
+
+    kernels         registered for the device
+    weight_layouts  by name, plain among them
+    arch, kv_layout facts of the device and of its cache
+    bounds          largest sizes of a step
+    """
+
+    def __init__(
+        self,
+        *,
+        kernels: Iterable[Kernel],
+        composites: Iterable[Composite],
+        weight_layouts: Mapping[str, WeightLayout],
+        arch: str,
+        kv_layout: str,
+        limits: Limits,
+        bounds: Dims,
+        rules: Rules | None = None,
+    ) -> None:
+        self.rules = rules or Rules()
+        self.bounds = bounds
+        self.weight_layouts = weight_layouts
+        self._common = {"arch": arch, "layout": kv_layout}
+        self._buckets = {
+            name: buckets(bound, limits.token_buckets if name == "T" else ())
+            for name, bound in zip(Dims._fields, bounds, strict=True)
+        }
+        self._kernels: dict[str, list[Kernel]] = {}
+        for kernel in kernels:
+            self._kernels.setdefault(kernel.op, []).append(kernel)
+        patterns = [Pattern(c) for c in composites if c.name in self._kernels and self._rule(c.name) != ["none"]]
+        self._patterns = sorted(patterns, key=lambda p: (-len(p.steps), p.composite.name))
+        self._verdicts: dict[tuple[str, _Key], tuple[Kernel | None, list[Verdict]]] = {}
+
+    def bucket(self, dims: Dims) -> Dims:
+        """Each size rounded up to its bucket, as choices are made."""
+        return Dims(*(_round_up(size, self._buckets[name]) for name, size in zip(Dims._fields, dims, strict=True)))
+
+    def plan(self, program: Program) -> Plan:
+        """Choose for every call, composite and weight. KernelError if a rule or the fallback policy is broken."""
+        self._check_rules(program)
+        layouts = self._choose_layouts(program)
+        plan = Plan(self, program, layouts)
+        plan.check()
+        return plan
+
+    # ---- one call -----------------------------------------------------------------------------------------------
+
+    def candidates(self, op: Op) -> list[Kernel]:
+        """Kernels of an operation in the order they are tried."""
+        own = sorted(self._kernels.get(op.name, ()), key=lambda kernel: (-kernel.tier, kernel.provider))
+        forms = [] if op.name in self._pattern_names() else list(torch_forms(op))
+        everything = [*own, *forms]
+        rule = self._rule(op.name)
+        if rule is None:
+            return everything
+        ranked = [k for glob in rule for k in everything if fnmatch.fnmatchcase(k.provider, glob)]
+        return list(dict.fromkeys(ranked))
+
+    def decide(self, call: Call, dims: Dims, weights: str) -> tuple[Kernel | None, list[Verdict]]:
+        """The kernel for a call at a bucket, with a verdict on every candidate. `weights` is the layout at hand."""
+        facts = self.facts(call, dims, weights)
+        key = (call.op.name, tuple(sorted(facts.items(), key=lambda item: item[0])))
+        if key not in self._verdicts:
+            self._verdicts[key] = self._judge(call.op, facts)
+        return self._verdicts[key]
+
+    def facts(self, call: Call, dims: Dims, weights: str) -> dict[str, Any]:
+        """What constraints see: everything about the call at these sizes."""
+        sizes = {k: v.at(dims) if isinstance(v, Extent) else v for k, v in call.facts.items()}
+        return {**sizes, **self._common, "weights": weights, "max_q": dims.max_q, "max_k": dims.max_k}
+
+    def sizes(self, call: Call) -> list[Dims]:
+        """Every bucket at which the choice for this call may differ."""
+        mentioned: set[str] = set()
+        for kernel in self._kernels.get(call.op.name, ()):
+            names = set(call.facts) | {"max_q", "max_k"} if kernel.where.unless else kernel.where.keys()
+            for name in names:
+                extent = call.facts.get(name)
+                if isinstance(extent, Extent):
+                    mentioned.add(extent.symbol)
+                elif name in ("max_q", "max_k"):
+                    mentioned.add(name)
+        axes = [self._buckets[name] if name in mentioned else (self.bounds[i],) for i, name in enumerate(Dims._fields)]
+        return [Dims(*sizes) for sizes in itertools.product(*axes)]
+
+    def _judge(self, op: Op, facts: Mapping[str, Any]) -> tuple[Kernel | None, list[Verdict]]:
+        winner: Kernel | None = None
+        verdicts = []
+        ruled = self._rule(op.name) is not None
+        for kernel in self.candidates(op):
+            refusal = kernel.where.refusal(facts)
+            if refusal is not None:
+                verdicts.append(Verdict(kernel.provider, False, refusal))
+            elif winner is None:
+                winner = kernel
+                reason = "first in the user's rule that can" if ruled else f"{_tier(kernel)}, first that can"
+                verdicts.append(Verdict(kernel.provider, True, reason))
+            else:
+                verdicts.append(Verdict(kernel.provider, False, _why_behind(kernel, winner, ruled)))
+        return winner, verdicts
+
+    # ---- composites ---------------------------------------------------------------------------------------------
+
+    def matches(self, program: Program, start: int, last_use: Mapping[Value, int]) -> Iterator[tuple[int, Call]]:
+        """Composites that the run from `start` on could be, longest first: (calls covered, the composite's call)."""
+        for pattern in self._patterns:
+            call = pattern.match(program.calls, start, last_use)
+            if call is not None:
+                yield len(pattern.steps), call
+
+    def _pattern_names(self) -> set[str]:
+        return {pattern.composite.name for pattern in self._patterns}
+
+    # ---- weights ------------------------------------------------------------------------------------------------
+
+    def _choose_layouts(self, program: Program) -> dict[str, str]:
+        """One layout for every matrix, such that all its sites can read it; the one with the highest tiers wins."""
+        uses: dict[str, list[Call]] = {}
+        last_use = {value: last for value, (_, last) in lifetimes(program.calls).items()}
+        for index, call in enumerate(program.calls):
+            for ref in matrices(call):
+                uses.setdefault(ref.name, []).append(call)
+            for _, whole in self.matches(program, index, last_use):
+                for ref in matrices(whole):
+                    uses.setdefault(ref.name, []).append(whole)
+        return {name: self._best_layout(name, calls) for name, calls in uses.items()}
+
+    def _best_layout(self, weight: str, calls: Sequence[Call]) -> str:
+        best, best_score = "", (-1, -1)
+        names = sorted(self.weight_layouts, key=lambda name: (name != PLAIN.name, name))
+        for layout in names:
+            score = [0, 0]
+            for call in calls:
+                tiers = [k.tier if (k := self.decide(call, d, layout)[0]) else None for d in self.sizes(call)]
+                composite = call.op.name in self._pattern_names()
+                if None in tiers and not composite:
+                    break  # some site could not read it
+                score[0] += max((tier for tier in tiers if tier is not None), default=0)
+                score[1] += sum(tier for tier in tiers if tier is not None)
+            else:
+                if (score[0], score[1]) > best_score:
+                    best, best_score = layout, (score[0], score[1])
+        if not best:
+            raise KernelError(self._hopeless(weight, calls), subject=weight)
+        return best
+
+    def _hopeless(self, weight: str, calls: Sequence[Call]) -> str:
+        call = calls[0]
+        _, verdicts = self.decide(call, self.sizes(call)[-1], PLAIN.name)
+        return f"no weight layout of {weight} serves all its sites; at {call.site}: {_list(verdicts)}"
+
+    # ---- rules --------------------------------------------------------------------------------------------------
+
+    def _rule(self, op_name: str) -> Sequence[str] | None:
+        name = op_name.partition("@")[0]
+        rule = self.rules.kernels.get(name)
+        return None if rule is None else list(rule)
+
+    def _check_rules(self, program: Program) -> None:
+        for name, rule in self.rules.kernels.items():
+            known = [k.provider for op, ks in self._kernels.items() if op.partition("@")[0] == name for k in ks]
+            known += ["reference", "portable", "none"]
+            for glob in rule:
+                if not any(fnmatch.fnmatchcase(provider, glob) for provider in known):
+                    raise KernelError(
+                        f"kernels.{name} asks for {glob!r}; there are {', '.join(known)}", subject=f"kernels.{name}"
+                    )
+
+
+class Plan:
+    """Every choice for one Program. `at` gives them for a bucket; `layouts` names the layout of each matrix."""
+
+    def __init__(self, planner: Planner, program: Program, layouts: Mapping[str, str]) -> None:
+        self.program = program
+        self.layouts = layouts
+        self.planner = planner
+        self._last_use = {value: last for value, (_, last) in lifetimes(program.calls).items()}
+        self._by_bucket: dict[Dims, tuple[Bound, ...]] = {}
+        self._matches = {
+            index: list(planner.matches(program, index, self._last_use)) for index in range(len(program.calls))
+        }
+
+    def at(self, dims: Dims) -> tuple[Bound, ...]:
+        """The whole Program at the bucket of these dims, in order."""
+        bucket = self.planner.bucket(dims)
+        if bucket not in self._by_bucket:
+            self._by_bucket[bucket] = tuple(self._walk(bucket))
+        return self._by_bucket[bucket]
+
+    def buckets(self) -> list[Dims]:
+        """Buckets that between them show every choice at every call."""
+        calls = [*self.program.calls, *(whole for found in self._matches.values() for _, whole in found)]
+        return sorted({dims for call in calls for dims in self.planner.sizes(call)})
+
+    def layout_of(self, call: Call) -> str:
+        """The weight layout of the matrices a call reads; plain when it reads none."""
+        names = {self.layouts[ref.name] for ref in matrices(call)}
+        assert len(names) <= 1, f"{call.site} reads matrices of different layouts: {names}"
+        return names.pop() if names else PLAIN.name
+
+    def matches_at(self, index: int) -> Sequence[tuple[int, Call]]:
+        """Composites that could begin at a call."""
+        return self._matches[index]
+
+    def check(self) -> None:
+        """KernelError if a site has no kernel at some size, or a torch form where the policy forbids it."""
+        forms: list[str] = []
+        for bucket in self.buckets():
+            for bound in self.at(bucket):
+                if bound.kernel.tier == TORCH and bound.call.site not in forms:
+                    forms.append(bound.call.site)
+        if forms and self.planner.rules.fallback == "error":
+            raise KernelError(
+                f"{len(forms)} of {len(self.program.calls)} sites of the {self.program.name} program have only a "
+                f"torch form ({forms[0]} first) and fallback is 'error': install kernels, or allow the fallback",
+                subject=forms[0],
+            )
+
+    def _walk(self, bucket: Dims) -> Iterator[Bound]:
+        calls = self.program.calls
+        chosen: list[Bound] = []
+        index = 0
+        while index < len(calls):
+            for length, whole in self._matches[index]:
+                kernel, _ = self.planner.decide(whole, bucket, self.layout_of(whole))
+                if kernel is not None:
+                    chosen.append(Bound(index, index + length, whole, kernel))
+                    break
+            else:
+                chosen.append(Bound(index, index + 1, calls[index], self._one(calls[index], bucket)))
+            index = chosen[-1].stop
+        return iter(self._with_attention_plans(chosen))
+
+    def _one(self, call: Call, bucket: Dims) -> Kernel:
+        kernel, verdicts = self.planner.decide(call, bucket, self.layout_of(call))
+        if kernel is None:
+            raise KernelError(
+                f"no kernel for {call.op.name} at {call.site}: {_list(verdicts)}", subject=call.site
+            )
+        return kernel
+
+    def _with_attention_plans(self, chosen: Sequence[Bound]) -> Iterator[Bound]:
+        """attn_plan is done by the kernel that the winning attention kernels of its cache group name."""
+        for bound in chosen:
+            if not bound.call.op.name.startswith("attn_plan@"):
+                yield bound
+                continue
+            readers = [b.kernel for b in chosen if b.call.args.get("meta") is bound.call.args["meta"] and b is not bound]
+            wanted = {kernel.plan for kernel in readers if kernel.plan}
+            if len(wanted) > 1:
+                raise KernelError(
+                    f"attention kernels of one cache group want different plans: {', '.join(sorted(wanted))}",
+                    subject=bound.call.site,
+                )
+            known = self.planner.candidates(bound.call.op)
+            provider = wanted.pop() if wanted else "reference"
+            kernels = [kernel for kernel in known if kernel.provider == provider]
+            if not kernels:
+                raise KernelError(f"there is no attn_plan kernel {provider!r}", subject=bound.call.site)
+            yield Bound(bound.start, bound.stop, bound.call, kernels[0])
+
+
+def matrices(call: Call) -> list[WeightRef]:
+    """Weights of a call that have a layout."""
+    kinds = {arg.name for arg in call.op.schema.args if arg.kind in ("Packed", "Table")}
+    return [arg for name, arg in call.args.items() if name in kinds and isinstance(arg, WeightRef)]
+
+
+def _round_up(size: int, sizes: Sequence[int]) -> int:
+    return next((bucket for bucket in sizes if bucket >= size), sizes[-1])
+
+
+def _tier(kernel: Kernel) -> str:
+    return f"{_TIERS.get(kernel.tier, 'tier')} {kernel.tier}"
+
+
+def _why_behind(kernel: Kernel, winner: Kernel, ruled: bool) -> str:
+    if ruled:
+        return "later in the user's rule"
+    if kernel.tier < winner.tier:
+        return f"{_tier(kernel)} below {_tier(winner)}"
+    return f"same tier, name after {winner.provider}"
+
+
+def _list(verdicts: Sequence[Verdict]) -> str:
+    return "; ".join(f"{v.provider}: {v.reason}" for v in verdicts) or "the user's rule leaves none"

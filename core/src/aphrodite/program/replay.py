@@ -1,0 +1,149 @@
+"""A planned Program bound to memory: fixed addresses, kernels ready to run, nothing left to decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aphrodite.ops.kernel import Binding, Dims, Extent, Kernel, Run
+from aphrodite.ops.op import HOST_BOUNDS, declared
+from aphrodite.platform.dtypes import ITEMSIZE
+from aphrodite.platform.layout import Packed
+from aphrodite.platform.spi import Platform, Stream
+from aphrodite.program.buffers import plan_arena
+from aphrodite.program.planner import Bound, Plan
+from aphrodite.program.trace import Call
+from aphrodite.program.values import Argument, Ref, Value
+
+_CUTS_KEPT = 64  # sizes whose cut arguments a function kernel remembers; steady decode needs one
+
+
+class BoundProgram:
+    """A Program with memory. `replay(dims)` runs it on the stream; it allocates nothing itself.
+
+    resolve    Ref -> what kernels receive for it (device tensor, Packed, KVView, Rows)
+    externals  memory of the Program's named inputs and outputs, at their bounds
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        platform: Platform,
+        stream: Stream,
+        *,
+        resolve: Callable[[Ref], Any],
+        externals: Mapping[str, Any],
+    ) -> None:
+        self.plan = plan
+        self._platform = platform
+        self._stream = stream
+        self._resolve = resolve
+        self.externals = externals
+        self._bounds = plan.planner.bounds
+        choices = {(b.start, b.stop, b.kernel.provider): b for dims in plan.buckets() for b in plan.at(dims)}
+        spaces = {key: self._workspace(bound) for key, bound in choices.items()}
+        scratch: dict[int, int] = {}
+        for (start, _, _), (need, _) in spaces.items():
+            scratch[start] = max(scratch.get(start, 0), need)
+        self._layout = plan_arena(plan.program.calls, self._bounds, {i: n for i, n in scratch.items() if n})
+        self.arena_bytes = self._layout.num_bytes
+        self._arena = platform.memory.arena(max(self.arena_bytes, 1))
+        zeroed = max((need for _, need in spaces.values()), default=0)
+        self._zeroed = platform.memory.zeros((zeroed,), "u8") if zeroed else None
+        self._bound: dict[tuple[int, int, str], Run] = {}
+        self._tensors: dict[Value, Any] = {}
+        for key, bound in choices.items():
+            self._bound[key] = self._bind(bound)
+        self._runs: dict[Dims, tuple[Run, ...]] = {}
+
+    def replay(self, dims: Dims) -> None:
+        """Run every call for a step of these sizes, in stream order."""
+        bucket = self.plan.planner.bucket(dims)
+        runs = self._runs.get(bucket)
+        if runs is None:
+            runs = self._runs[bucket] = tuple(
+                self._bound[bound.start, bound.stop, bound.kernel.provider] for bound in self.plan.at(dims)
+            )
+        for run in runs:
+            run(dims)
+
+    def _workspace(self, bound: Bound) -> tuple[int, int]:
+        if bound.kernel.workspace is None:
+            return 0, 0
+        facts = self._facts(bound.call)
+        space = bound.kernel.workspace(facts, self._bounds)
+        return space.scratch_bytes, space.zeroed_bytes
+
+    def _facts(self, call: Call) -> dict[str, Any]:
+        return self.plan.planner.facts(call, self._bounds, self.plan.layout_of(call))
+
+    def _bind(self, bound: Bound) -> Run:
+        call, kernel = bound.call, bound.kernel
+        kinds = {arg.name: arg.kind for arg in call.op.schema.args}
+        args = {name: self._argument(given, kinds.get(name, "")) for name, given in call.args.items()}
+        extents = {
+            name: given.extent
+            for name, given in call.args.items()
+            if isinstance(given, Value) and given.extent is not None
+        }
+        binding = Binding(
+            args,
+            extents,
+            self._bounds,
+            self._facts(call),
+            self._scratch(bound),
+            self._zeroed,
+            self._stream,
+        )
+        if kernel.bind is not None:
+            return kernel.bind(binding)
+        return bind_function(kernel, binding, self._platform)
+
+    def _scratch(self, bound: Bound) -> Any:
+        size, _ = self._workspace(bound)
+        return self._arena.tensor(self._layout.scratch[bound.start], (size,), (1,), "u8") if size else None
+
+    def _argument(self, given: Argument, kind: str) -> Any:
+        if isinstance(given, Value):
+            return self._tensor(given)
+        if isinstance(given, Ref):
+            resolved = self._resolve(given)
+            return resolved.data if kind == "tensor" and isinstance(resolved, Packed) else resolved
+        return given
+
+    def _tensor(self, value: Value) -> Any:
+        """The device tensor of a value at the bounds."""
+        if value not in self._tensors:
+            if value.base.name:
+                assert value is value.base, f"views of {value.base.name} are not supported"
+                self._tensors[value] = self.externals[value.base.name]
+            else:
+                offset = self._layout.offsets[value.base] + value.offset * ITEMSIZE[value.dtype]
+                shape = value.sizes(self._bounds)
+                self._tensors[value] = self._arena.tensor(offset, shape, value.strides(), value.dtype)
+        return self._tensors[value]
+
+
+def bind_function(kernel: Kernel, binding: Binding, platform: Platform) -> Run:
+    """Bind a kernel given as a function: it gets the arguments it declares, cut to the step's sizes."""
+    assert kernel.fn is not None
+    names = declared(kernel.fn)
+    function = platform.forms.adapt(kernel.fn, binding.stream)
+    fixed = {n: binding.args[n] for n in names if n in binding.args and n not in binding.extents}
+    varying: list[tuple[str, Any, Extent]] = [
+        (n, binding.args[n], binding.extents[n]) for n in names if n in binding.extents
+    ]
+    host = [name for name in HOST_BOUNDS if name in names]
+    cuts: dict[tuple[int, ...], dict[str, Any]] = {}
+
+    def run(dims: Dims) -> None:
+        sizes = tuple(extent.at(dims) for _, _, extent in varying)
+        cut = cuts.get(sizes)
+        if cut is None:
+            if len(cuts) >= _CUTS_KEPT:
+                cuts.clear()
+            cut = {n: t.narrow(0, 0, size) for (n, t, _), size in zip(varying, sizes, strict=True)}
+            cuts[sizes] = cut
+        function(**fixed, **cut, **{name: getattr(dims, name) for name in host})
+
+    return run

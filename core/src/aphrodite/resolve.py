@@ -1,0 +1,228 @@
+"""Turning a config, a model and a device into numbers: every "auto" becomes a value with its reason, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from aphrodite.config import env
+from aphrodite.config.engine import AUTO, EngineConfig
+from aphrodite.discovery.discover import Discovery, discover
+from aphrodite.discovery.registry import PlatformEntry
+from aphrodite.errors import CapacityError, ModelError, UsageError
+from aphrodite.formats.scheme import require_plain
+from aphrodite.kv.spec import CacheGroup, KVPlan, plan_kv
+from aphrodite.models.config import HFConfig
+from aphrodite.models.registry import decoder_spec
+from aphrodite.models.spec import DecoderSpec
+from aphrodite.ops.kernel import Dims
+from aphrodite.ops.table import COMPOSITES, OPS
+from aphrodite.platform import dtypes
+from aphrodite.platform.host_memory import host_memory
+from aphrodite.platform.spi import DeviceInfo, Limits, Platform
+from aphrodite.weights.hub import locate
+
+_UPDATES = 8192  # words of row state that one upload holds; longer prompts take several
+CORE = "core"
+
+
+@dataclass
+class Reasons:
+    """Why each setting has its value, in the order they were settled."""
+
+    by_name: dict[str, str] = field(default_factory=dict)
+
+    def say(self, name: str, reason: str) -> None:
+        self.by_name[name] = reason
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model as its folder describes it."""
+
+    folder: Path
+    config: HFConfig
+    spec: DecoderSpec
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """An engine's sizes."""
+
+    kv: KVPlan
+    max_model_len: int
+    bounds: Dims
+
+    @property
+    def table_width(self) -> int:
+        """Blocks that one sequence may have."""
+        return -(-self.max_model_len // self.kv.block_size)
+
+
+def find_plugins(config: EngineConfig) -> Discovery:
+    """All plugins that the config and the environment allow, loaded."""
+    schemas = {name: op.schema for name, op in OPS.items()} | {name: c.schema for name, c in COMPOSITES.items()}
+    return discover(schemas, policy=config.device.plugins or env.plugins(), env=env.everything())
+
+
+def choose_device(config: EngineConfig, found: Discovery, reasons: Reasons) -> PlatformEntry:
+    """The platform that the config asks for, or the best there is; the core's own CPU platform when there is none."""
+    wanted, origin = config.device.device, "asked for"
+    if wanted == AUTO and (named := env.target_device()):
+        wanted, origin = named, f"from {env.TARGET_DEVICE}"
+    entries = [*found.registry.platforms, _core_platform()]
+    if wanted == AUTO:
+        entry = max((e for e in entries if e.priority >= 0), key=lambda e: e.priority)
+        reasons.say("device", f"{entry.info.device} of {entry.plugin}: the highest priority of those ready")
+        return entry
+    for entry in entries:
+        if entry.info.device == wanted:
+            reasons.say("device", f"{wanted} of {entry.plugin}: {origin}")
+            return entry
+    absent = [f"{r.name} is {r.state} ({r.reason})" for r in found.reports if r.state != "ready"]
+    ready = ", ".join(dict.fromkeys(entry.info.device for entry in entries))
+    raise UsageError(
+        f"device {wanted!r} is not ready; ready: {ready}" + ("; " + "; ".join(absent) if absent else ""),
+        subject="device",
+    )
+
+
+def _core_platform() -> PlatformEntry:
+    """The core alone: plain torch on the CPU, torch forms for every operation."""
+    info = DeviceInfo("cpu", "the host's processor, torch forms only", total_memory_bytes=host_memory().total_bytes)
+
+    def make(info: DeviceInfo) -> Platform:
+        import torch
+
+        from aphrodite.platform.torch_platform import TorchPlatform
+
+        limits = Limits(max_logit_rows=64, kv_share=0.5, kv_cap_bytes=4 << 30)
+        return TorchPlatform.on(torch.device("cpu"), info, limits)
+
+    return PlatformEntry(CORE, info, make, priority=0)
+
+
+def read_model(config: EngineConfig) -> tuple[Path, HFConfig, DecoderSpec]:
+    """The model's folder, config and network. ModelError if it cannot be run."""
+    folder = locate(config.model.model, config.model.revision, env.cache())
+    hf = HFConfig.read(folder)
+    require_plain(hf.data, hf.where)
+    return folder, hf, decoder_spec(hf)
+
+
+def choose_dtype(config: EngineConfig, hf: HFConfig, limits: Limits, reasons: Reasons) -> str:
+    """The type of weights and activations."""
+    if config.model.dtype != AUTO:
+        dtype = dtypes.parse(config.model.dtype)
+        if dtype not in limits.dtypes:
+            raise UsageError(
+                f"dtype {config.model.dtype!r} is not one this device computes in: {', '.join(limits.dtypes)}",
+                subject="dtype",
+            )
+        reasons.say("dtype", f"{dtype}: asked for")
+        return dtype
+    stored = hf.get("dtype", str, hf.get("torch_dtype", str, "float32"))
+    try:
+        dtype = dtypes.parse(stored)
+    except UsageError:
+        raise ModelError(f"{hf.where}: dtype {stored!r} is unknown; pass dtype=", subject="dtype") from None
+    if dtype in limits.slow_dtypes:
+        reasons.say("dtype", f"f32: the checkpoint is {dtype}, {limits.slow_dtypes[dtype]}")
+        return "f32"
+    if dtype not in limits.dtypes:
+        reasons.say("dtype", f"{limits.dtypes[0]}: the checkpoint is {dtype}, which this device does not compute in")
+        return limits.dtypes[0]
+    reasons.say("dtype", f"{dtype}: the checkpoint's own")
+    return dtype
+
+
+def choose_sizes(
+    config: EngineConfig,
+    spec: DecoderSpec,
+    groups: tuple[CacheGroup, ...],
+    *,
+    weight_bytes: int,
+    free_bytes: int,
+    limits: Limits,
+    reasons: Reasons,
+) -> Sizes:
+    """The cache's size, the longest sequence, the largest step. CapacityError or UsageError if they cannot agree."""
+    scheduler, cache = config.scheduler, config.cache
+    for name, value in (
+        ("max_num_seqs", scheduler.max_num_seqs),
+        ("max_num_batched_tokens", scheduler.max_num_batched_tokens),
+        ("max_model_len", config.model.max_model_len),
+        ("block_size", cache.block_size),
+        ("num_blocks", cache.num_blocks),
+        ("kv_cache_memory_bytes", cache.kv_cache_memory_bytes),
+    ):
+        if value is not None and (type(value) is not int or value < 1):
+            raise UsageError(f"{name} must be an integer of at least 1, got {value!r}", subject=name)
+    if cache.num_blocks is not None and cache.kv_cache_memory_bytes is not None:
+        raise UsageError("num_blocks and kv_cache_memory_bytes are two ways to say one thing: pass one", subject="num_blocks")
+    longest = config.model.max_model_len
+    if longest is not None and longest > spec.max_position:
+        raise UsageError(
+            f"max_model_len must be at most {spec.max_position}, the model's max_position_embeddings, got {longest}",
+            subject="max_model_len",
+        )
+    block_size = cache.block_size or limits.block_sizes[0]
+    if block_size not in limits.block_sizes:
+        raise UsageError(
+            f"block_size must be one of {', '.join(map(str, limits.block_sizes))} on this device, got {block_size}",
+            subject="block_size",
+        )
+    reasons.say("block_size", f"{block_size}: " + ("asked for" if cache.block_size else "the device's best"))
+    kv = _size_kv(config, spec, groups, block_size, weight_bytes, free_bytes, limits, reasons)
+    if longest is None:
+        longest = min(spec.max_position, kv.num_tokens)
+        why = "all that the model was made for" if longest == spec.max_position else "all that the KV cache holds"
+        reasons.say("max_model_len", f"{longest}: {why}")
+    elif longest > kv.num_tokens:
+        raise CapacityError(
+            f"max_model_len {longest} does not fit: the KV cache holds {kv.num_tokens} tokens; lower max_model_len or "
+            f"raise num_blocks to {-(-longest // block_size)}",
+            subject="max_model_len",
+        )
+    num_tokens = scheduler.max_num_batched_tokens
+    num_logits = max(scheduler.max_num_seqs, min(limits.max_logit_rows, num_tokens))
+    bounds = Dims(num_tokens, scheduler.max_num_seqs, num_logits, _UPDATES, num_tokens, longest)
+    return Sizes(kv, longest, bounds)
+
+
+def _size_kv(
+    config: EngineConfig,
+    spec: DecoderSpec,
+    groups: tuple[CacheGroup, ...],
+    block_size: int,
+    weight_bytes: int,
+    free_bytes: int,
+    limits: Limits,
+    reasons: Reasons,
+) -> KVPlan:
+    cache = config.cache
+    if weight_bytes > free_bytes:
+        raise CapacityError(
+            f"the weights need {weight_bytes >> 20} MiB and {free_bytes >> 20} MiB are free on the device",
+            subject="weights",
+        )
+    budget = int((free_bytes - weight_bytes) * limits.kv_share)
+    if limits.kv_cap_bytes is not None:
+        budget = min(budget, limits.kv_cap_bytes)
+    budget = cache.kv_cache_memory_bytes or budget
+    kv = plan_kv(groups, block_size=block_size, num_blocks=cache.num_blocks, budget_bytes=budget)
+    if cache.num_blocks is None and cache.kv_cache_memory_bytes is None:
+        longest = config.model.max_model_len or spec.max_position
+        useful = config.scheduler.max_num_seqs * -(-longest // block_size)
+        kv = replace(kv, num_blocks=min(kv.num_blocks, useful))
+        reasons.say("num_blocks", f"{kv.num_blocks}: from {free_bytes >> 20} MiB free, no more than sequences can use")
+    else:
+        reasons.say("num_blocks", f"{kv.num_blocks}: asked for")
+    return kv
+
+
+def describe(reasons: Reasons) -> Mapping[str, str]:
+    """Reasons by setting."""
+    return dict(reasons.by_name)

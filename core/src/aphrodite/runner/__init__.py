@@ -1,0 +1,1 @@
+"""One runner for every device: it turns a scheduler's plan into replays of Programs."""

@@ -1,0 +1,80 @@
+"""The sampling Program: draw, commit to the row state, log-probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aphrodite.ops import rows as row_ops
+from aphrodite.ops import sampling as ops
+from aphrodite.ops.kernel import Extent
+from aphrodite.program.trace import Program, Tracer
+from aphrodite.program.values import RowsRef
+from aphrodite.types.sampling_params import MAX_LOGPROBS
+
+S, R = Extent("S"), Extent("R")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Which sampling Program a step needs.
+
+    random        whether some row draws with a temperature above 0
+    num_logprobs  likeliest tokens reported beside the chosen one: MAX_LOGPROBS, 0, or -1 for no log-probabilities
+    """
+
+    random: bool
+    num_logprobs: int
+
+    @classmethod
+    def of(cls, any_random: bool, num_logprobs: int) -> Variant:
+        """The variant for a step. Widths are few, so that Programs are."""
+        return cls(any_random, min(num_logprobs, 0) if num_logprobs <= 0 else MAX_LOGPROBS)
+
+    def width(self, vocab_size: int) -> int:
+        """Columns of the log-probabilities, the chosen token's included; 0 if there are none."""
+        return 1 + min(self.num_logprobs, vocab_size)
+
+
+def record(variant: Variant, *, vocab_size: int, dtype: str) -> Program:
+    """logits [R, V] and the step's plan in; ids [R], and lp, top_ids [R, 1 + n], rank [R] out."""
+    t = Tracer(f"sampling({'random' if variant.random else 'greedy'}, logprobs={variant.num_logprobs})")
+    rows = RowsRef()
+    logits = t.external("logits", (R, vocab_size), dtype)
+    draw_rows, forced = t.external("draw_rows", (R,), "i32"), t.external("forced", (R,), "i64")
+    seq_rows, num_new = t.external("seq_rows", (S,), "i32"), t.external("num_new", (S,), "i32")
+    ids = t.external("ids", (R,), "i64")
+    draw = {}
+    if variant.random:
+        names = ("temperature", "seed", "position", "child")
+        values = t.call(row_ops.draw_inputs, "sampling.inputs", rows=rows, draw_rows=draw_rows)
+        draw = dict(zip(names, values, strict=True))
+    t.call(ops.sample, "sampling.draw", ids=ids, logits=logits, forced=forced, **draw)
+    t.call(
+        row_ops.commit_rows,
+        "sampling.commit",
+        rows=rows,
+        ids=ids,
+        draw_rows=draw_rows,
+        seq_rows=seq_rows,
+        num_new=num_new,
+    )
+    if width := variant.width(vocab_size):
+        t.call(
+            ops.logprobs,
+            "sampling.logprobs",
+            lp=t.external("lp", (R, width), "f32"),
+            ids=t.external("top_ids", (R, width), "i64"),
+            rank=t.external("rank", (R,), "i64"),
+            logits=logits,
+            chosen=ids,
+        )
+    return t.finish()
+
+
+def record_updates() -> Program:
+    """A Program of one call: the host's differences written into the row state."""
+    t = Tracer("updates")
+    updates = Extent("U")
+    index, values = t.external("index", (updates,), "i32"), t.external("values", (updates,), "i32")
+    t.call(row_ops.write_rows, "updates.rows", rows=RowsRef(), index=index, values=values)
+    return t.finish()

@@ -1,0 +1,1 @@
+"""What runs next. Arithmetic on integers: no torch, no clock, no device."""

@@ -1,0 +1,1 @@
+"""Plain data that crosses seams: parameters, plans and results. No torch."""

@@ -1,0 +1,77 @@
+"""A request as it enters the engine, and a sequence as the scheduler carries it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from aphrodite.types.sampling_params import SamplingParams
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to be continued. Checked already: ids are in the vocabulary, it fits, its seed is drawn."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    seed: int
+    stop_ids: frozenset[int]
+    max_total_tokens: int  # prompt and output; generation ends with "length" here
+
+
+class Status(enum.Enum):
+    """Where a sequence stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass
+class Sequence:
+    """How far a request has come. Owned by the scheduler; nobody else writes it.
+
+    tokens        prompt and output, all that the host knows
+    num_computed  of these, how many have their keys and values in the cache
+    blocks        by cache group: block ids in order
+    row, epoch    its place on the device; results of another epoch are not its own
+    """
+
+    request: Request
+    tokens: list[int]
+    blocks: list[list[int]]
+    num_computed: int = 0
+    status: Status = Status.WAITING
+    row: int = -1
+    epoch: int = 0
+    finish_reason: str | None = None
+    stop_reason: int | None = None
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    num_preemptions: int = 0
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - len(self.request.prompt_token_ids)
+
+    @property
+    def num_pending(self) -> int:
+        """Known tokens not yet computed; 1 in steady decode."""
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether log-probabilities of prompt tokens are asked for and not all here."""
+        wanted = self.request.sampling.prompt_logprobs is not None
+        return wanted and len(self.prompt_logprobs) < len(self.request.prompt_token_ids) - 1
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """One position: log-probability and rank of the chosen token, then the likeliest ids with theirs."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...]

@@ -1,0 +1,74 @@
+"""What crosses the seam between scheduler and runner, in both directions. Plain data: it may cross processes as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Int32 = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class NewRow:
+    """A sequence whole: one that starts, or starts again after preemption."""
+
+    row: int
+    tokens: tuple[int, ...]
+    num_computed: int
+    temperature: float
+    seed: int
+    child: int
+
+
+@dataclass(frozen=True)
+class NewBlocks:
+    """Blocks appended to a row's table of one cache group, from entry `start` on."""
+
+    row: int
+    group: int
+    start: int
+    blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SchedulerOutput:
+    """One step: who runs, how far. New sequences whole, the others as differences; arrays are by sequence, [S].
+
+    rows        the device row of each sequence; epochs says which life of it: results of an older one are dropped
+    num_new     tokens to compute
+    num_logits  of these, how many (the last ones) want logits
+    draws       1 if a token is drawn from the last
+    max_k       longest sequence, new tokens included
+    num_logprobs  likeliest tokens reported for every logit row; -1: no log-probabilities at all
+    any_random  whether some draw has a temperature above 0
+    """
+
+    new_rows: tuple[NewRow, ...]
+    new_blocks: tuple[NewBlocks, ...]
+    rows: Int32
+    epochs: Int32
+    num_new: Int32
+    num_logits: Int32
+    draws: Int32
+    max_k: int
+    num_logprobs: int
+    any_random: bool
+
+
+@dataclass(frozen=True)
+class Logprobs:
+    """By logit row. values, ids [R, 1 + n]: the chosen token, then the n likeliest; rank [R] of the chosen."""
+
+    values: npt.NDArray[np.float32]
+    ids: npt.NDArray[np.int64]
+    rank: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """Results by logit row, packed in the order of the sequences. tokens [R]: -1 where the logits were not numbers."""
+
+    tokens: npt.NDArray[np.int64]
+    logprobs: Logprobs | None

@@ -1,0 +1,1 @@
+"""From files to packed device memory, a chunk at a time."""

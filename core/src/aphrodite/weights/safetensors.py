@@ -1,0 +1,144 @@
+"""Checkpoints in safetensors files. The library checks each header; the bytes are read with plain reads.
+
+Plain reads, because mapped pages count as this process's memory: loading would peak at twice the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from aphrodite.errors import CheckpointError, ModelError
+from aphrodite.platform.dtypes import ITEMSIZE, torch_dtype
+from aphrodite.weights.source import TensorInfo
+
+_DTYPES = {"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16"}
+_MAX_HEADER_BYTES = 100 << 20
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor's bytes begin in its file."""
+
+    path: Path
+    offset: int
+
+
+class SafetensorsSource:
+    """All tensors of a checkpoint folder: model.safetensors, or the shards that its index names."""
+
+    def __init__(self, folder: Path) -> None:
+        self._infos: dict[str, TensorInfo] = {}
+        self._places: dict[str, _Place] = {}
+        self._file: tuple[Path, BinaryIO] | None = None
+        for path in _files(folder):
+            for name, entry, base in _header(path):
+                if name in self._infos:
+                    raise CheckpointError(
+                        f"{path}: tensor {name!r} is also in {self._infos[name].where}", subject=name
+                    )
+                self._infos[name] = _info(name, entry, path)
+                self._places[name] = _Place(path, base + entry["data_offsets"][0])
+        order = sorted(self._infos, key=lambda name: (str(self._places[name].path), self._places[name].offset))
+        self._infos = {name: self._infos[name] for name in order}
+
+    def infos(self) -> Mapping[str, TensorInfo]:
+        return self._infos
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        info, place = self._infos[name], self._places[name]
+        width = ITEMSIZE[info.dtype]
+        for size in info.shape[1:]:
+            width *= size
+        data = torch.empty((stop - start) * width, dtype=torch.uint8)
+        view = memoryview(data.numpy())
+        file = self._open(place.path)
+        file.seek(place.offset + start * width)
+        if file.readinto(view) != len(view):  # type: ignore[attr-defined]
+            raise CheckpointError(f"{place.path} ends inside tensor {name!r}: the file is truncated", subject=name)
+        return data.view(torch_dtype(info.dtype)).view(stop - start, *info.shape[1:])
+
+    def close(self) -> None:
+        """Close the file that was read last."""
+        if self._file is not None:
+            self._file[1].close()
+            self._file = None
+
+    def _open(self, path: Path) -> BinaryIO:
+        if self._file is None or self._file[0] != path:
+            self.close()
+            self._file = (path, path.open("rb", buffering=0))
+        return self._file[1]
+
+
+def _files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return [folder / name for name in _indexed(index)]
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return [single]
+    found = sorted(folder.glob("*.safetensors"))
+    if found:
+        return found
+    others = sorted(path.name for glob in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf") for path in folder.glob(glob))
+    hint = f"; {', '.join(others[:3])} cannot be read: pickled files run code, convert them" if others else ""
+    raise ModelError(f"{folder} has no *.safetensors file{hint}", subject=str(folder))
+
+
+def _indexed(index: Path) -> list[str]:
+    """The files an index names, each inside its folder."""
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{index} is not an index of safetensors files ({type(error).__name__}: {error})", subject=str(index)
+        ) from None
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{index} names {name!r}, which is no safetensors file beside it", subject=str(index))
+        if not (index.parent / name).is_file():
+            raise CheckpointError(f"{index} names {name}, which does not exist: is the download complete?", subject=name)
+    return sorted(names)
+
+
+def _header(path: Path) -> list[tuple[str, dict[str, Any], int]]:
+    """(tensor, header entry, where the data section begins) of a file that the library has found sound."""
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > _MAX_HEADER_BYTES:
+                raise ValueError(f"a header of {size} bytes")
+            entries = json.loads(file.read(size), object_pairs_hook=_no_duplicates)
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        size = path.stat().st_size if path.is_file() else 0
+        raise CheckpointError(
+            f"{path} ({size} bytes) is not a sound safetensors file: {error}; is the download complete?",
+            subject=str(path),
+        ) from None
+    return [(name, entry, 8 + size) for name, entry in entries.items() if name != "__metadata__"]
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the header names {next(n for n in names if names.count(n) > 1)!r} twice")
+    return found
+
+
+def _info(name: str, entry: Mapping[str, Any], path: Path) -> TensorInfo:
+    if entry["dtype"] not in _DTYPES:
+        raise CheckpointError(
+            f"{path}: tensor {name!r} is {entry['dtype']}; weights must be one of {', '.join(_DTYPES)}", subject=name
+        )
+    return TensorInfo(name, tuple(entry["shape"]), _DTYPES[entry["dtype"]], os.fspath(path))

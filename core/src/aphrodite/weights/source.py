@@ -1,0 +1,108 @@
+"""Where weights come from: tensors by name, read by rows."""
+
+from __future__ import annotations
+
+import fnmatch
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from aphrodite.errors import CheckpointError
+from aphrodite.program.parameters import Parameter
+from aphrodite.platform.dtypes import torch_dtype
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor of a checkpoint. `where` names its file, for messages; dtype is a contract name."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    where: str
+
+
+class TensorSource(Protocol):
+    """Tensors of a model. `rows` may be called in any order, but goes fastest in that of `infos`."""
+
+    def infos(self) -> Mapping[str, TensorInfo]: ...
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows start to stop (entries, of a vector) as a host tensor that the caller may keep until the next call."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files."""
+        ...
+
+
+class DummySource:
+    """Random weights with the names and shapes that a network wants; the same for the same seed, however chunked."""
+
+    def __init__(self, parameters: Iterable[Parameter], dtype: str, seed: int) -> None:
+        self._infos = {
+            source.tensor: TensorInfo(source.tensor, source.shape, dtype, "dummy weights")
+            for parameter in parameters
+            for source in parameter.sources
+        }
+        self._dtype = torch_dtype(dtype)
+        self._seed = seed
+
+    def infos(self) -> Mapping[str, TensorInfo]:
+        return self._infos
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        shape = self._infos[name].shape
+        if len(shape) == 1:  # norms and biases
+            return torch.ones(stop - start, dtype=self._dtype)
+        out = torch.empty(stop - start, *shape[1:], dtype=self._dtype)
+        key = zlib.crc32(name.encode()) ^ self._seed
+        for row in range(start, stop):
+            generator = torch.Generator().manual_seed(key * 1_000_003 + row)
+            out[row - start] = torch.randn(shape[1:], generator=generator) * shape[-1] ** -0.5
+        return out
+
+    def close(self) -> None:
+        pass
+
+
+def check_names(
+    parameters: Iterable[Parameter], infos: Mapping[str, TensorInfo], ignored: Iterable[str], where: str
+) -> None:
+    """CheckpointError unless the checkpoint has exactly the tensors that the network wants, in their shapes.
+
+    ignored  globs of tensors that may be there and carry no parameter
+    """
+    wanted = {source.tensor: source.shape for parameter in parameters for source in parameter.sources}
+    missing = sorted(set(wanted) - set(infos))
+    if missing:
+        raise CheckpointError(
+            f"{where}: {_some(missing)} missing; the config asks for it: is this checkpoint complete and of this config?",
+            subject=missing[0],
+        )
+    globs = list(ignored)
+    extra = sorted(
+        name for name in set(infos) - set(wanted) if not any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+    )
+    if extra:
+        raise CheckpointError(
+            f"{where}: {_some(extra)} not part of the network that config.json describes: weights that are there and "
+            "not used would give wrong text",
+            subject=extra[0],
+        )
+    for name, shape in wanted.items():
+        if infos[name].shape != shape:
+            raise CheckpointError(
+                f"{infos[name].where}: tensor {name!r} has shape {list(infos[name].shape)}, config.json asks for "
+                f"{list(shape)}",
+                subject=name,
+            )
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:3])
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"tensor {shown}{more} is" if len(names) == 1 else f"tensors {shown}{more} are"
