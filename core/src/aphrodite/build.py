@@ -26,7 +26,16 @@ from aphrodite.program.planner import Plan, Planner, Rules
 from aphrodite.program.replay import BoundProgram
 from aphrodite.program.trace import Program
 from aphrodite.program.values import ConstantRef, KVRef, Ref, RowsRef, WeightRef
-from aphrodite.resolve import CORE, Reasons, Sizes, choose_device, choose_dtype, choose_sizes, find_plugins, read_model
+from aphrodite.resolve import (
+    CORE,
+    Reasons,
+    Sizes,
+    choose_device,
+    choose_dtype,
+    choose_sizes,
+    find_plugins,
+    read_model,
+)
 from aphrodite.runner.rows import RowTable
 from aphrodite.runner.runner import PLAN_INPUTS, ModelRunner, Programs
 from aphrodite.sampling.program import Variant, record, record_updates
@@ -69,7 +78,7 @@ class Assembled:
 
 
 def draw_up(config: EngineConfig) -> Blueprint:
-    """Decide everything: device, types, sizes, kernels. Reads the model's config, no weights; takes no memory for it."""
+    """Decide everything: device, types, sizes, kernels. Reads the model's config, no weights."""
     reasons = Reasons()
     found = find_plugins(config)
     entry = choose_device(config, found, reasons)
@@ -103,18 +112,31 @@ def draw_up(config: EngineConfig) -> Blueprint:
         if getattr(platform, part) is not None
     )
     return Blueprint(
-        config, folder, hf, spec, found, entry, platform, limits, dtype, decoder, sizes, planner, forward, reasons.by_name, notes
+        config,
+        folder,
+        hf,
+        spec,
+        found,
+        entry,
+        platform,
+        limits,
+        dtype,
+        decoder,
+        sizes,
+        planner,
+        forward,
+        reasons.by_name,
+        notes,
     )
 
 
-def make_planner(
-    config: EngineConfig, found: Discovery, entry: PlatformEntry, limits: Limits, sizes: Sizes
-) -> Planner:
+def make_planner(config: EngineConfig, found: Discovery, entry: PlatformEntry, limits: Limits, sizes: Sizes) -> Planner:
     """The planner for a device: its plugins' kernels, its layouts, the user's rules."""
     layout = limits.kv_layouts[0]
     if layout not in found.registry.kv_layouts:
         raise PluginError(
-            f"plugin {entry.plugin!r} prefers the KV layout {layout!r}, which nobody registered", subject=entry.plugin
+            f"plugin {entry.plugin!r} prefers the KV layout {layout!r}, which nobody registered",
+            subject=entry.plugin,
         )
     kernels = () if entry.plugin == CORE else found.registry.kernels.get(entry.info.device, ())
     return Planner(
@@ -160,7 +182,7 @@ class _Assembly:
         self._plan_inputs = memory.zeros((len(PLAN_INPUTS), bounds.S), "i32")
         self._updates = memory.zeros((2, bounds.U), "i32")
         self._cache = [self._allocate_kv(ref) for ref in blueprint.decoder.kv_refs]
-        self._shared = {
+        self._shared: dict[tuple[str, tuple[int, ...]], Any] = {
             (name, (size,)): matrix[line]
             for matrix, size, names in (
                 (self._plan_inputs, bounds.S, PLAN_INPUTS),
@@ -179,7 +201,14 @@ class _Assembly:
             sampling=self._sampling_program,
         )
         runner = ModelRunner(
-            self._platform, self._stream, programs, self._row_table, self._plan_inputs, self._updates, bounds, plan.limits
+            self._platform,
+            self._stream,
+            programs,
+            self._row_table,
+            self._plan_inputs,
+            self._updates,
+            bounds,
+            plan.limits,
         )
         scheduler = Scheduler(KVCacheManager(plan.sizes.kv), Budget(bounds.T, bounds.S, bounds.R))
         return Engine(scheduler, runner)
@@ -240,7 +269,12 @@ class _Assembly:
         source = self._source(parameters)
         try:
             return load_weights(
-                parameters, source, layouts=layouts, platform=self._platform, stream=self._stream, progress=progress
+                parameters,
+                source,
+                layouts=layouts,
+                platform=self._platform,
+                stream=self._stream,
+                progress=progress,
             )
         finally:
             source.close()

@@ -24,7 +24,6 @@ from aphrodite.ops.kernel import (
     Flag,
     Kernel,
     Run,
-    Workspace,
 )
 from aphrodite.ops.op import Example, Op, Tolerance
 from aphrodite.platform.dtypes import torch_dtype

@@ -161,7 +161,10 @@ def choose_sizes(
         if value is not None and (type(value) is not int or value < 1):
             raise UsageError(f"{name} must be an integer of at least 1, got {value!r}", subject=name)
     if cache.num_blocks is not None and cache.kv_cache_memory_bytes is not None:
-        raise UsageError("num_blocks and kv_cache_memory_bytes are two ways to say one thing: pass one", subject="num_blocks")
+        raise UsageError(
+            "num_blocks and kv_cache_memory_bytes are two ways to say one thing: pass one",
+            subject="num_blocks",
+        )
     longest = config.model.max_model_len
     if longest is not None and longest > spec.max_position:
         raise UsageError(

@@ -29,9 +29,7 @@ class ModelConfig:
     max_model_len: int | None = setting(
         None, "Longest sequence, prompt and output; default: what the model and the cache hold."
     )
-    load_format: str = setting(
-        AUTO, "Where weights come from; dummy: random ones, for trials.", choices=LOAD_FORMATS
-    )
+    load_format: str = setting(AUTO, "Where weights come from; dummy: random ones, for trials.", choices=LOAD_FORMATS)
     seed: int = setting(0, "Seed of requests that bring none, and of dummy weights.")
 
 
@@ -57,15 +55,15 @@ class DeviceConfig:
     """Where it runs, with which plugins and kernels."""
 
     device: str = setting(
-        AUTO, "Device to run on (`aphrodite plugins` lists them); auto: the best that is ready.", metavar="NAME"
+        AUTO,
+        "Device to run on (`aphrodite plugins` lists them); auto: the best that is ready.",
+        metavar="NAME",
     )
     plugins: str = setting("", "Plugins to use: a,b only these; -a all but a; none.", metavar="LIST")
     kernels: Mapping[str, tuple[str, ...]] = setting(
         {}, "Kernels to prefer by operation, in order: rms_norm=acme.*,reference.", metavar="OP=LIST"
     )
-    fallback: str = setting(
-        "allow", "What to do where only a torch form serves a site.", choices=FALLBACKS
-    )
+    fallback: str = setting("allow", "What to do where only a torch form serves a site.", choices=FALLBACKS)
 
 
 @dataclass(frozen=True)

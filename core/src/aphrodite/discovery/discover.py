@@ -73,7 +73,11 @@ def _owner(ep: metadata.EntryPoint) -> tuple[str, str]:
 
 
 def discover(
-    schemas: Mapping[str, Schema], *, policy: str, env: Mapping[str, str], found: Iterable[Found] | None = None
+    schemas: Mapping[str, Schema],
+    *,
+    policy: str,
+    env: Mapping[str, str],
+    found: Iterable[Found] | None = None,
 ) -> Discovery:
     """Load all plugins that the policy allows.
 
@@ -88,7 +92,10 @@ def discover(
     for item in find() if found is None else found:
         report = PluginReport(item.name, item.distribution, item.version, item.contract, "ready")
         if any(other.name == item.name and other.state != "disabled" for other in reports):
-            reason, hint = f"another distribution brings a plugin named {item.name!r}", "uninstall one of the two"
+            reason, hint = (
+                f"another distribution brings a plugin named {item.name!r}",
+                "uninstall one of the two",
+            )
             reports.append(replace(report, state="failed", reason=reason, hint=hint))
         elif not allowed(item.name):
             reports.append(replace(report, state="disabled", reason=f"by the plugin policy {policy!r}"))
@@ -111,7 +118,7 @@ def _incompatible(report: PluginReport) -> PluginReport:
     core = hooks.CONTRACT.removeprefix("v").replace("_", ".")
     if report.contract is None:
         reason = f"declares no contract; this core speaks {core}"
-        hint = f"its author adds an entry point {report.name} = \"{hooks.CONTRACT}\" in {hooks.CONTRACT_GROUP}"
+        hint = f'its author adds an entry point {report.name} = "{hooks.CONTRACT}" in {hooks.CONTRACT_GROUP}'
     else:
         theirs = report.contract.removeprefix("v").replace("_", ".")
         reason = f"speaks contract {theirs}, this core speaks {core}"
@@ -120,7 +127,11 @@ def _incompatible(report: PluginReport) -> PluginReport:
 
 
 def _load(
-    item: Found, report: PluginReport, registry: Registry, schemas: Mapping[str, Schema], env: Mapping[str, str]
+    item: Found,
+    report: PluginReport,
+    registry: Registry,
+    schemas: Mapping[str, Schema],
+    env: Mapping[str, str],
 ) -> tuple[PluginReport, Registry]:
     """Probe and register one plugin. Whatever it raises, the registry that comes back is whole."""
     phase = "import"
@@ -161,9 +172,7 @@ def _probe(caller: _Hooks, env: Mapping[str, str]) -> tuple[DeviceInfo, ...] | U
     if isinstance(answer, Unavailable):
         return answer
     if not isinstance(answer, Sequence) or not all(isinstance(info, DeviceInfo) for info in answer):
-        raise PluginError(
-            f"must return a list of DeviceInfo or Unavailable, got {answer!r}", subject=caller.name
-        )
+        raise PluginError(f"must return a list of DeviceInfo or Unavailable, got {answer!r}", subject=caller.name)
     return tuple(answer) if answer else Unavailable("the probe found no device")
 
 

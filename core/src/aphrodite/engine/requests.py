@@ -50,7 +50,8 @@ class RequestMaker:
         for token in sampling.stop_token_ids:
             if token >= self._vocab_size:
                 raise UsageError(
-                    f"stop_token_ids must be in 0..{self._vocab_size - 1}, got {token}", subject="stop_token_ids"
+                    f"stop_token_ids must be in 0..{self._vocab_size - 1}, got {token}",
+                    subject="stop_token_ids",
                 )
         if len(ids) >= self._max_len:
             raise UsageError(
@@ -95,7 +96,8 @@ def _ids_of(prompt: Any, where: str) -> list[int]:
     if isinstance(prompt, Mapping):
         if set(prompt) != {"prompt_token_ids"}:
             raise UsageError(
-                f"{where} must have the one key prompt_token_ids, got {sorted(map(str, prompt))}", subject=where
+                f"{where} must have the one key prompt_token_ids, got {sorted(map(str, prompt))}",
+                subject=where,
             )
         prompt = prompt["prompt_token_ids"]
     if isinstance(prompt, str) or not isinstance(prompt, Sequence):

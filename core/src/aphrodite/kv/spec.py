@@ -51,9 +51,7 @@ class KVPlan:
         return self.num_blocks * self.block_size
 
 
-def plan_kv(
-    groups: tuple[CacheGroup, ...], *, block_size: int, num_blocks: int | None, budget_bytes: int
-) -> KVPlan:
+def plan_kv(groups: tuple[CacheGroup, ...], *, block_size: int, num_blocks: int | None, budget_bytes: int) -> KVPlan:
     """Size the cache: `num_blocks` as asked, else as many as the budget holds. CapacityError if not even one fits."""
     a_block = sum(group.block_bytes(block_size) for group in groups)
     if num_blocks is None:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aphrodite.layers.linear import Linear
-from aphrodite.program.parameters import ParameterList
 from aphrodite.ops import attention as ops
 from aphrodite.ops import rope as rope_ops
+from aphrodite.program.parameters import ParameterList
 from aphrodite.program.trace import Tracer
 from aphrodite.program.values import ConstantRef, KVRef, Value
 
@@ -85,7 +85,13 @@ class Attention:
         k = qkv.columns(q_size, q_size + kv_size).heads(h.num_kv_heads)
         v = qkv.columns(q_size + kv_size, q_size + 2 * kv_size).heads(h.num_kv_heads)
         t.call(
-            rope_ops.rope, f"{self.site}.rope", q=q, k=k, pos=step.positions, cos_sin=self.rope, style=self.rope_style
+            rope_ops.rope,
+            f"{self.site}.rope",
+            q=q,
+            k=k,
+            pos=step.positions,
+            cos_sin=self.rope,
+            style=self.rope_style,
         )
         group = step.groups[self.cache.group]
         t.call(ops.kv_write, f"{self.site}.kv_write", cache=self.cache, k=k, v=v, slots=group.slots)

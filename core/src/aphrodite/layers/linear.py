@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aphrodite.program.parameters import ParameterList
 from aphrodite.ops import linear as ops
+from aphrodite.program.parameters import ParameterList
 from aphrodite.program.trace import Tracer
 from aphrodite.program.values import Value, WeightRef
 

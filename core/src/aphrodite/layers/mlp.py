@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aphrodite.layers.linear import Linear
-from aphrodite.program.parameters import ParameterList
 from aphrodite.ops import activation as ops
+from aphrodite.program.parameters import ParameterList
 from aphrodite.program.trace import Tracer
 from aphrodite.program.values import Value
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aphrodite.program.parameters import ParameterList
 from aphrodite.ops import norm as ops
+from aphrodite.program.parameters import ParameterList
 from aphrodite.program.trace import Tracer
 from aphrodite.program.values import Value, WeightRef
 

@@ -37,9 +37,7 @@ class HFConfig:
         if kind is float and type(value) is int:
             value = float(value)
         if type(value) is not kind:
-            raise ModelError(
-                f"{self.where}: the field {name!r} must be {kind.__name__}, got {value!r}", subject=name
-            )
+            raise ModelError(f"{self.where}: the field {name!r} must be {kind.__name__}, got {value!r}", subject=name)
         return value
 
     def size(self, name: str, default: int = _REQUIRED) -> int:
@@ -63,7 +61,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of modest size. ModelError names the file."""
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise ModelError(f"{path} has {path.stat().st_size} bytes, more than {_MAX_CONFIG_BYTES}", subject=str(path))
+            raise ModelError(
+                f"{path} has {path.stat().st_size} bytes, more than {_MAX_CONFIG_BYTES}", subject=str(path)
+            )
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(

@@ -10,12 +10,12 @@ from aphrodite.layers.embedding import Embedding, select
 from aphrodite.layers.linear import Linear
 from aphrodite.layers.mlp import GatedMLP
 from aphrodite.layers.norm import RMSNorm
-from aphrodite.program.parameters import Parameter, ParameterList
 from aphrodite.models.spec import DecoderSpec
 from aphrodite.ops import attention as attention_ops
 from aphrodite.ops import rows as row_ops
 from aphrodite.ops.kernel import Extent
 from aphrodite.platform.dtypes import ITEMSIZE
+from aphrodite.program.parameters import Parameter, ParameterList
 from aphrodite.program.trace import Program, Tracer
 from aphrodite.program.values import KVRef, RowsRef, Value
 
@@ -147,7 +147,11 @@ def _step_inputs(t: Tracer, num_groups: int, block_size: int, table_width: int, 
             block_size=block_size,
         )
         meta = t.call(
-            attention_ops.attn_plan, f"step.plan{group}", sizes={"P": meta_words}, seq_lens=seq_lens, cu_q=cu_q
+            attention_ops.attn_plan,
+            f"step.plan{group}",
+            sizes={"P": meta_words},
+            seq_lens=seq_lens,
+            cu_q=cu_q,
         )
         groups[group] = GroupInputs(slots, tables, meta)
     return StepInputs(token_ids, positions, seq_lens, cu_q, logit_rows, groups)

@@ -23,9 +23,7 @@ def spec(config: HFConfig) -> DecoderSpec:
         qkv_bias=biased,
         out_bias=biased,
     )
-    mlp = MLPSpec(
-        config.size("intermediate_size"), activation(config), bias=config.get("mlp_bias", bool, False)
-    )
+    mlp = MLPSpec(config.size("intermediate_size"), activation(config), bias=config.get("mlp_bias", bool, False))
     return DecoderSpec(
         vocab_size=config.size("vocab_size"),
         hidden_size=config.size("hidden_size"),

@@ -10,7 +10,9 @@ from aphrodite.models.config import HFConfig
 from aphrodite.models.spec import DecoderSpec
 
 _PAGES = (llama,)
-FAMILIES: dict[str, Callable[[HFConfig], DecoderSpec]] = {name: page.spec for page in _PAGES for name in page.ARCHITECTURES}
+FAMILIES: dict[str, Callable[[HFConfig], DecoderSpec]] = {
+    name: page.spec for page in _PAGES for name in page.ARCHITECTURES
+}
 
 
 def decoder_spec(config: HFConfig) -> DecoderSpec:
@@ -18,7 +20,8 @@ def decoder_spec(config: HFConfig) -> DecoderSpec:
     listed = config.data.get("architectures")
     if not isinstance(listed, list) or not listed or not all(isinstance(name, str) for name in listed):
         raise ModelError(
-            f"{config.where}: the field 'architectures' must be a list of names, got {listed!r}", subject="architectures"
+            f"{config.where}: the field 'architectures' must be a list of names, got {listed!r}",
+            subject="architectures",
         )
     for name in listed:
         if name in FAMILIES:

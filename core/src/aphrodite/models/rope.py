@@ -16,13 +16,15 @@ def read_rope(config: HFConfig, head_dim: int, *, default_theta: float = 10000.0
     rotary_dim = int(head_dim * share)
     if rotary_dim < 2 or rotary_dim % 2 or rotary_dim > head_dim:
         raise ModelError(
-            f"{config.where}: {rotary_dim} of {head_dim} dimensions cannot be rotated in pairs", subject="head_dim"
+            f"{config.where}: {rotary_dim} of {head_dim} dimensions cannot be rotated in pairs",
+            subject="head_dim",
         )
     if kind == "default":
         return RopeSpec(theta, rotary_dim)
     if kind != "llama3":
         raise ModelError(
-            f"{part.where}: rope_type {kind!r} is not supported; supported: default, llama3", subject="rope_type"
+            f"{part.where}: rope_type {kind!r} is not supported; supported: default, llama3",
+            subject="rope_type",
         )
     scaling = Llama3Scaling(
         part.get("factor", float),

@@ -51,7 +51,7 @@ def _examples(dtype: str, seed: int) -> Iterator[Example]:
 def act_mul(out: torch.Tensor, x: torch.Tensor, kind: str) -> None:
     """out <- act(x[:, :I]) * x[:, I:], the halves side by side (I2 = 2 I), in float32 and rounded once.
 
-    kind  silu, gelu_erf, gelu_tanh, or swiglu_oai: gate clamped to <= 7, up to [-7, 7], gate sigmoid(1.702 gate)(up + 1)
+    kind  silu, gelu_erf, gelu_tanh; swiglu_oai: gate clamped to <= 7, up to [-7, 7], gate sigmoid(1.702 gate) (up + 1)
     Source: Shazeer 2020 (GLU variants); swiglu_oai as published with gpt-oss.
     """
     gate, up = wide(x).chunk(2, dim=-1)

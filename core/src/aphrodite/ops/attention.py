@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -63,7 +64,7 @@ def attn_plan(meta: torch.Tensor, seq_lens: torch.Tensor, cu_q: torch.Tensor) ->
 def _attn_examples(dtype: str, seed: int) -> Iterator[Example]:
     g = generator(seed)
     kind = torch_dtype(dtype)
-    cases = (
+    cases: tuple[tuple[KVLayout, int, int, int, int, tuple[tuple[int, int], ...], dict[str, Any]], ...] = (
         (NHD, 2, 1, 8, 4, ((1, 1),), {}),
         (NHD, 4, 2, 20, 16, ((5, 5), (1, 37), (7, 20), (0, 0)), {}),
         (HND, 6, 2, 16, 5, ((3, 12), (1, 1), (9, 9)), {"window": 4}),
@@ -85,7 +86,9 @@ def _attn_examples(dtype: str, seed: int) -> Iterator[Example]:
             "out": torch.empty(t, hq, d, dtype=kind),
             "lse": torch.empty(t, hq) if extra.get("lse") else None,
             "q": torch.randn(t, hq, d, generator=g).to(kind),
-            "cache": make_cache(layout, blocks, size, hk, d, torch.randn(blocks * 2 * size * hk * d, generator=g).to(kind)),
+            "cache": make_cache(
+                layout, blocks, size, hk, d, torch.randn(blocks * 2 * size * hk * d, generator=g).to(kind)
+            ),
             "tables": tables,
             "seq_lens": torch.tensor([n for _, n in seqs], dtype=torch.int32),
             "cu_q": cu_q,

@@ -14,7 +14,7 @@ Form = Callable[..., None]
 
 @dataclass(frozen=True)
 class Example:
-    """A legal call: arguments by name (torch tensors, structures, attributes); written ones hold what they must before."""
+    """A legal call: arguments by name (torch tensors, structures, attributes)."""
 
     label: str
     args: Mapping[str, Any]

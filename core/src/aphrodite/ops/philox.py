@@ -14,7 +14,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
 def philox(counter: tuple[torch.Tensor, ...], key: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """Four words of 32 random bits from four counter words and two key words, all int64 tensors holding 32-bit values."""
+    """Four words of 32 random bits from four counter words and two key words, all in int64 tensors."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):

@@ -14,7 +14,11 @@ from aphrodite.platform.dtypes import torch_dtype
 def _examples(dtype: str, seed: int) -> Iterator[Example]:
     g = generator(seed)
     kind = torch_dtype(dtype)
-    for t, hq, hk, d, rd, style in ((0, 2, 1, 8, 8, "neox"), (5, 4, 2, 16, 16, "gptj"), (9, 3, 3, 20, 12, "neox")):
+    for t, hq, hk, d, rd, style in (
+        (0, 2, 1, 8, 8, "neox"),
+        (5, 4, 2, 16, 16, "gptj"),
+        (9, 3, 3, 20, 12, "neox"),
+    ):
         angle = torch.rand(64, rd // 2, generator=g) * 6.3
         args = {
             "q": torch.randn(t, hq, d, generator=g).to(kind),

@@ -48,7 +48,7 @@ def step_inputs(
 
     In: sequence s of the step is row seq_rows[s] (-1: padding), takes num_new[s] tokens from its num_computed on, wants
     the logits of the last num_logits[s] of them, and draws[s] is 1 if a token is drawn from the last.
-    Out: ids, positions and rows of the packed tokens; cu_q and seq_lens as attn_paged takes them; logit_rows, the packed
+    Out: ids, positions and rows of the packed tokens; cu_q, seq_lens as attn_paged takes them; logit_rows, the packed
     tokens whose logits are wanted; of each, draw_rows is its row if a token is drawn there, else -1, and forced is the
     known token that follows it, or -1. Padding and tokens of value -1 get row -1: they are inert.
     """

@@ -65,7 +65,7 @@ def sample(
     forced       a known id where >= 0: taken as it is
     temperature  0, or absent: the largest logit; else seed, position and child are there too
     top_k, top_p, min_p  as in the field: applied to the scaled logits in the order min_p, top_k, top_p; 0, 1, 0 are off
-    Noise: g = -log(-log1p(-v)), v = (word + 0.5) / 2^32 with the Philox word of (seed; vocabulary index, position, child).
+    Noise: g = -log(-log1p(-v)), v = (word + 0.5) / 2^32, the Philox word of (seed; vocabulary index, position, child).
     A row with NaN, with +inf, or all -inf gives -1, forced or not.
     """
     scores = wide(logits)

@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 STRUCTURES = ("KVView", "Packed", "Table", "Rows")
 VARIABLES = ("A", "X")
@@ -44,7 +45,7 @@ class Attr:
 
     name: str
     type: type
-    default: object
+    default: Any
     required: bool
 
 
@@ -58,7 +59,7 @@ class Schema:
 
     @cached_property
     def by_name(self) -> Mapping[str, Arg | Attr]:
-        return {item.name: item for item in (*self.args, *self.attrs)}
+        return {**{arg.name: arg for arg in self.args}, **{attr.name: attr for attr in self.attrs}}
 
     @cached_property
     def dims(self) -> frozenset[str]:

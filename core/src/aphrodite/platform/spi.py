@@ -127,9 +127,7 @@ class Device(Protocol):
 class Arena(Protocol):
     """One block of device memory in which a Program's buffers have fixed addresses."""
 
-    def tensor(
-        self, offset_bytes: int, shape: Sequence[int], strides: Sequence[int], dtype: str
-    ) -> DeviceTensor:
+    def tensor(self, offset_bytes: int, shape: Sequence[int], strides: Sequence[int], dtype: str) -> DeviceTensor:
         """A view at `offset_bytes`; strides in elements. Views may overlap: liveness keeps that sound."""
         ...
 

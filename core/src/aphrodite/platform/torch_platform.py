@@ -79,7 +79,7 @@ class TorchStream:
 
     def __init__(self, stream: torch.Stream) -> None:
         self.torch_stream = stream
-        self.handle = int(stream.native_handle)
+        self.handle = int(stream.native_handle)  # type: ignore[attr-defined]
 
 
 class TorchEvent:
@@ -105,9 +105,7 @@ class TorchArena:
 
     storage: torch.Tensor
 
-    def tensor(
-        self, offset_bytes: int, shape: Sequence[int], strides: Sequence[int], dtype: str
-    ) -> DeviceTensor:
+    def tensor(self, offset_bytes: int, shape: Sequence[int], strides: Sequence[int], dtype: str) -> DeviceTensor:
         typed = self.storage[offset_bytes:]
         size = torch_dtype(dtype).itemsize
         typed = typed[: len(typed) // size * size].view(torch_dtype(dtype))

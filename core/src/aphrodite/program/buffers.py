@@ -47,8 +47,7 @@ def plan_arena(calls: Sequence[Call], bounds: Dims, scratch: Mapping[int, int]) 
     """Lay out all values, and `scratch` bytes needed by the call of each index, in the smallest arena that greedy
     placement finds: largest first, each at the lowest offset free during its whole life."""
     intervals = {
-        value: _Interval(first, last, num_bytes(value, bounds))
-        for value, (first, last) in lifetimes(calls).items()
+        value: _Interval(first, last, num_bytes(value, bounds)) for value, (first, last) in lifetimes(calls).items()
     }
     extra = {index: _Interval(index, index, size) for index, size in scratch.items()}
     placed: list[_Interval] = []

@@ -33,7 +33,7 @@ class _PatternRecorder:
     steps: list[_Step] = field(default_factory=list)
 
     def call(self, op: Op, site: str, **args: Any) -> Any:
-        complete = dict.fromkeys((a.name for a in op.schema.args)) | {a.name: a.default for a in op.schema.attrs} | args
+        complete = dict.fromkeys(a.name for a in op.schema.args) | {a.name: a.default for a in op.schema.attrs} | args
         made = []
         for arg in op.schema.args:
             if arg.written and not arg.optional and complete[arg.name] is None:
@@ -49,7 +49,7 @@ class Pattern:
     def __init__(self, composite: Composite) -> None:
         recorder = _PatternRecorder()
         schema = composite.schema
-        composite.body(recorder, **{item.name: _Hole(item.name) for item in (*schema.args, *schema.attrs)})
+        composite.body(recorder, **{name: _Hole(name) for name in schema.by_name})
         self.composite = composite
         self.steps = tuple(recorder.steps)
 
@@ -96,6 +96,4 @@ def _agree(expected: Any, given: Argument, found: dict[_Hole, Argument]) -> bool
 
 def _private(value: Argument, run: Sequence[Call], end: int, last_use: Mapping[Value, int]) -> bool:
     """Whether a value lives inside the run alone."""
-    if not isinstance(value, Value) or value.base not in last_use or last_use[value.base] > end:
-        return False
-    return True
+    return isinstance(value, Value) and value.base in last_use and last_use[value.base] <= end

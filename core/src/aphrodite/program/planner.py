@@ -43,7 +43,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Bound:
-    """One planned piece of a Program: calls[start : stop] done by `kernel`; `call` is the composite's when it is one."""
+    """One planned piece of a Program: calls[start : stop] done by `kernel`; `call` is theirs, or the composite's."""
 
     start: int
     stop: int
@@ -63,11 +63,14 @@ class Verdict:
 def torch_forms(op: Op) -> tuple[Kernel, ...]:
     """The operation's own torch forms as kernels: they serve every feature, and read plain weights only."""
     packed = any(arg.kind in ("Packed", "Table") for arg in op.schema.args)
-    where = C(features=op.schema.features, **({"weights": {PLAIN.name}} if packed else {}))
+    where = C(features=op.schema.features, weights=PLAIN.name) if packed else C(features=op.schema.features)
     reference = Kernel(op.name, "reference", fn=op.reference, where=where, tier=TORCH, flags=Flag.ALLOCATES)
     if op.portable is None:
         return (reference,)
-    return (Kernel(op.name, "portable", fn=op.portable, where=where, tier=TORCH, flags=Flag.ALLOCATES), reference)
+    return (
+        Kernel(op.name, "portable", fn=op.portable, where=where, tier=TORCH, flags=Flag.ALLOCATES),
+        reference,
+    )
 
 
 def buckets(bound: int, listed: Sequence[int] = ()) -> tuple[int, ...]:
@@ -244,7 +247,8 @@ class Planner:
             for glob in rule:
                 if not any(fnmatch.fnmatchcase(provider, glob) for provider in known):
                     raise KernelError(
-                        f"kernels.{name} asks for {glob!r}; there are {', '.join(known)}", subject=f"kernels.{name}"
+                        f"kernels.{name} asks for {glob!r}; there are {', '.join(known)}",
+                        subject=f"kernels.{name}",
                     )
 
 
@@ -315,9 +319,7 @@ class Plan:
     def _one(self, call: Call, bucket: Dims) -> Kernel:
         kernel, verdicts = self.planner.decide(call, bucket, self.layout_of(call))
         if kernel is None:
-            raise KernelError(
-                f"no kernel for {call.op.name} at {call.site}: {_list(verdicts)}", subject=call.site
-            )
+            raise KernelError(f"no kernel for {call.op.name} at {call.site}: {_list(verdicts)}", subject=call.site)
         return kernel
 
     def _with_attention_plans(self, chosen: Sequence[Bound]) -> Iterator[Bound]:
@@ -326,7 +328,9 @@ class Plan:
             if not bound.call.op.name.startswith("attn_plan@"):
                 yield bound
                 continue
-            readers = [b.kernel for b in chosen if b.call.args.get("meta") is bound.call.args["meta"] and b is not bound]
+            readers = [
+                b.kernel for b in chosen if b.call.args.get("meta") is bound.call.args["meta"] and b is not bound
+            ]
             wanted = {kernel.plan for kernel in readers if kernel.plan}
             if len(wanted) > 1:
                 raise KernelError(

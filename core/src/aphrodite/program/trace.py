@@ -9,7 +9,7 @@ from typing import Any
 from aphrodite.errors import ShapeError
 from aphrodite.ops.kernel import Extent
 from aphrodite.ops.op import Op
-from aphrodite.ops.schema import Arg, Attr, Schema
+from aphrodite.ops.schema import Arg, Schema
 from aphrodite.platform.dtypes import ACTIVATION
 from aphrodite.program.values import Argument, ConstantRef, KVRef, RowsRef, Size, Value, WeightRef, new_value
 
@@ -69,12 +69,11 @@ class Tracer:
         bound = _Bindings(f"{op.name} at {site}", dict(sizes or {}), dict(dtypes or {}))
         complete: dict[str, Argument] = {}
         fresh: list[Arg] = []
-        for item in (*op.schema.args, *op.schema.attrs):
-            if isinstance(item, Attr):
-                if item.required and item.name not in args:
-                    raise ShapeError(f"{bound.where}: attribute {item.name} is missing", subject=site)
-                complete[item.name] = args.pop(item.name, item.default)  # type: ignore[arg-type]
-                continue
+        for attr in op.schema.attrs:
+            if attr.required and attr.name not in args:
+                raise ShapeError(f"{bound.where}: attribute {attr.name} is missing", subject=site)
+            complete[attr.name] = args.pop(attr.name, attr.default)
+        for item in op.schema.args:
             given = args.pop(item.name, None)
             complete[item.name] = given
             if given is not None:
@@ -108,7 +107,8 @@ class _Bindings:
         shape, dtype = _shape_of(arg, given)
         if len(shape) != len(arg.dims):
             raise ShapeError(
-                f"{self.where}: {arg.name} has {len(shape)} axes, expected [{', '.join(arg.dims)}]", subject=arg.name
+                f"{self.where}: {arg.name} has {len(shape)} axes, expected [{', '.join(arg.dims)}]",
+                subject=arg.name,
             )
         for dim, size in zip(arg.dims, shape, strict=True):
             known = self.resolve(dim)

@@ -25,7 +25,12 @@ class RowTable:
         fields: list[RowField] = []
         column = 0
         wanted = [("seed", "i64", 1)]
-        wanted += [("num_tokens", "i32", 1), ("num_computed", "i32", 1), ("temperature", "f32", 1), ("child", "i32", 1)]
+        wanted += [
+            ("num_tokens", "i32", 1),
+            ("num_computed", "i32", 1),
+            ("temperature", "f32", 1),
+            ("child", "i32", 1),
+        ]
         wanted += [(f"table{group}", "i32", table_width) for group in range(num_groups)]
         wanted += [("tokens", "i32", max_len + 1)]
         for name, dtype, width in wanted:
@@ -55,7 +60,11 @@ class RowTable:
         for new in new_rows:
             write(new.row, "seed", np.array([new.seed], np.int64).view(np.int32))
             write(new.row, "temperature", np.array([new.temperature], np.float32).view(np.int32))
-            numbers = (("num_tokens", len(new.tokens)), ("num_computed", new.num_computed), ("child", new.child))
+            numbers = (
+                ("num_tokens", len(new.tokens)),
+                ("num_computed", new.num_computed),
+                ("child", new.child),
+            )
             for name, number in numbers:
                 write(new.row, name, np.array([number], np.int32))
             write(new.row, "tokens", np.array(new.tokens, np.int32))

@@ -67,7 +67,15 @@ class ModelRunner:
     """
 
     def __init__(
-        self, platform: Platform, stream: Stream, programs: Programs, rows: RowTable, plan: Any, updates: Any, bounds: Dims, limits: Limits
+        self,
+        platform: Platform,
+        stream: Stream,
+        programs: Programs,
+        rows: RowTable,
+        plan: Any,
+        updates: Any,
+        bounds: Dims,
+        limits: Limits,
     ) -> None:
         self._platform = platform
         self._stream = stream
@@ -96,7 +104,13 @@ class ModelRunner:
         self._platform.memory.upload(self._plan, staged, self._stream)
         event.record(self._stream)
         num_logits = int(plan.num_logits.sum())
-        dims = Dims(T=int(plan.num_new.sum()), S=num_seqs, R=num_logits, max_q=int(plan.num_new.max()), max_k=plan.max_k)
+        dims = Dims(
+            T=int(plan.num_new.sum()),
+            S=num_seqs,
+            R=num_logits,
+            max_q=int(plan.num_new.max()),
+            max_k=plan.max_k,
+        )
         if self._pad:
             dims = self._programs.forward.plan.planner.bucket(dims)
         self._programs.forward.replay(dims)
@@ -143,7 +157,12 @@ class HostResults:
 
     @classmethod
     def make(cls, host: Callable[..., torch.Tensor], rows: int, width: int) -> HostResults:
-        sizes = {"ids": (rows, "i64"), "rank": (rows, "i64"), "lp": (rows * width, "f32"), "top_ids": (rows * width, "i64")}
+        sizes = {
+            "ids": (rows, "i64"),
+            "rank": (rows, "i64"),
+            "lp": (rows * width, "f32"),
+            "top_ids": (rows * width, "i64"),
+        }
         return cls({name: host((size,), dtype) for name, (size, dtype) in sizes.items()})
 
     def arrays(self, outputs: Mapping[str, Any], num: int) -> dict[str, torch.Tensor]:

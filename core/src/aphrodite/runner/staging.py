@@ -19,8 +19,8 @@ class _Entry(Generic[Slot]):
 
 
 class Ring(Generic[Slot]):
-    """`size` slots used in turn. `take` waits until the device is done with the slot's last use, then the caller records
-    the event behind the new one."""
+    """`size` slots used in turn. `take` waits until the device is done with a slot's last use; the caller records the
+    event behind the new one."""
 
     def __init__(self, size: int, make: Callable[[], Slot], platform: Platform) -> None:
         self._entries = [_Entry(make(), platform.device.event()) for _ in range(size)]

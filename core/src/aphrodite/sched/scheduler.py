@@ -125,9 +125,7 @@ class Scheduler:
         draws = num_new == seq.num_pending
         return _Chunk(seq, num_new, int(draws), draws)
 
-    def _make_room(
-        self, seq: Sequence, chunk: _Chunk, new_blocks: list[NewBlocks], chunks: list[_Chunk]
-    ) -> bool:
+    def _make_room(self, seq: Sequence, chunk: _Chunk, new_blocks: list[NewBlocks], chunks: list[_Chunk]) -> bool:
         """Reserve blocks for a running sequence, preempting younger ones if need be; False if it was itself the
         youngest and had to go."""
         while (added := self.kv.reserve(seq, seq.num_computed + chunk.num_new)) is None:
@@ -146,9 +144,7 @@ class Scheduler:
         self._running.append(seq)
         self._rows[seq.row] = seq
         sampling = seq.request.sampling
-        return NewRow(
-            seq.row, tuple(seq.tokens), seq.num_computed, sampling.temperature, seq.request.seed, child=0
-        )
+        return NewRow(seq.row, tuple(seq.tokens), seq.num_computed, sampling.temperature, seq.request.seed, child=0)
 
     def _preempt(self, seq: Sequence) -> None:
         """Take a sequence off the device; it goes to the head of the queue and starts from its first token."""
@@ -202,9 +198,7 @@ class Scheduler:
         elif len(seq.tokens) >= seq.request.max_total_tokens:
             self._finish(seq, "length")
 
-    def _keep_logprobs(
-        self, seq: Sequence, logprobs: Logprobs | None, start: int, end: int, draws: bool
-    ) -> None:
+    def _keep_logprobs(self, seq: Sequence, logprobs: Logprobs | None, start: int, end: int, draws: bool) -> None:
         if logprobs is None:
             return
         sampling = seq.request.sampling

@@ -1,4 +1,4 @@
-"""What crosses the seam between scheduler and runner, in both directions. Plain data: it may cross processes as it is."""
+"""What crosses the seam between scheduler and runner. Plain data: it may cross processes as it is."""
 
 from __future__ import annotations
 

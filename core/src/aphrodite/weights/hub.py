@@ -1,4 +1,4 @@
-"""A model's folder: a local one as it is, else downloaded from the Hugging Face hub. The one user of huggingface_hub."""
+"""A model's folder: a local one as it is, else downloaded from the hub. The one user of huggingface_hub."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def locate(model: str, revision: str | None, cache: Path | None = None) -> Path:
     parts = model.split("/")
     if len(parts) != 2 or not all(parts) or model.startswith((".", "~")):
         raise ModelError(
-            f"model {model!r}: there is no such folder, and a name on the hub has the form owner/name", subject=model
+            f"model {model!r}: there is no such folder, and a name on the hub has the form owner/name",
+            subject=model,
         )
     return _download(model, revision, cache)
 

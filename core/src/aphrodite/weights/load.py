@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from aphrodite.program.parameters import Parameter
 from aphrodite.platform.dtypes import ITEMSIZE, torch_dtype
 from aphrodite.platform.layout import Packed, Piece, WeightLayout
 from aphrodite.platform.spi import Platform, Stream
+from aphrodite.program.parameters import Parameter
 from aphrodite.types.progress import Progress
 from aphrodite.weights.source import TensorSource
 

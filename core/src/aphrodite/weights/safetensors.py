@@ -41,9 +41,7 @@ class SafetensorsSource:
         for path in _files(folder):
             for name, entry, base in _header(path):
                 if name in self._infos:
-                    raise CheckpointError(
-                        f"{path}: tensor {name!r} is also in {self._infos[name].where}", subject=name
-                    )
+                    raise CheckpointError(f"{path}: tensor {name!r} is also in {self._infos[name].where}", subject=name)
                 self._infos[name] = _info(name, entry, path)
                 self._places[name] = _Place(path, base + entry["data_offsets"][0])
         order = sorted(self._infos, key=lambda name: (str(self._places[name].path), self._places[name].offset))
@@ -58,7 +56,7 @@ class SafetensorsSource:
         for size in info.shape[1:]:
             width *= size
         data = torch.empty((stop - start) * width, dtype=torch.uint8)
-        view = memoryview(data.numpy())
+        view = memoryview(data.numpy())  # type: ignore[arg-type]
         file = self._open(place.path)
         file.seek(place.offset + start * width)
         if file.readinto(view) != len(view):  # type: ignore[attr-defined]
@@ -99,13 +97,16 @@ def _indexed(index: Path) -> list[str]:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{index} is not an index of safetensors files ({type(error).__name__}: {error})", subject=str(index)
+            f"{index} is not an index of safetensors files ({type(error).__name__}: {error})",
+            subject=str(index),
         ) from None
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise CheckpointError(f"{index} names {name!r}, which is no safetensors file beside it", subject=str(index))
         if not (index.parent / name).is_file():
-            raise CheckpointError(f"{index} names {name}, which does not exist: is the download complete?", subject=name)
+            raise CheckpointError(
+                f"{index} names {name}, which does not exist: is the download complete?", subject=name
+            )
     return sorted(names)
 
 
@@ -139,6 +140,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _info(name: str, entry: Mapping[str, Any], path: Path) -> TensorInfo:
     if entry["dtype"] not in _DTYPES:
         raise CheckpointError(
-            f"{path}: tensor {name!r} is {entry['dtype']}; weights must be one of {', '.join(_DTYPES)}", subject=name
+            f"{path}: tensor {name!r} is {entry['dtype']}; weights must be one of {', '.join(_DTYPES)}",
+            subject=name,
         )
     return TensorInfo(name, tuple(entry["shape"]), _DTYPES[entry["dtype"]], os.fspath(path))

@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 
 from aphrodite.errors import CheckpointError
-from aphrodite.program.parameters import Parameter
 from aphrodite.platform.dtypes import torch_dtype
+from aphrodite.program.parameters import Parameter
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def check_names(
     missing = sorted(set(wanted) - set(infos))
     if missing:
         raise CheckpointError(
-            f"{where}: {_some(missing)} missing; the config asks for it: is this checkpoint complete and of this config?",
+            f"{where}: {_some(missing)} missing, which config.json asks for: is this checkpoint complete?",
             subject=missing[0],
         )
     globs = list(ignored)
