@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from aphrodite.ops.table import COMPOSITES
 from aphrodite.platform.dtypes import ITEMSIZE
 from aphrodite.platform.layout import Rows
 from aphrodite.platform.spi import Limits, Platform, Stream
+from aphrodite.program.explain import count_torch_forms
 from aphrodite.program.parameters import Parameter
 from aphrodite.program.planner import Plan, Planner, Rules
 from aphrodite.program.replay import BoundProgram
@@ -45,6 +47,7 @@ from aphrodite.weights.load import load_weights
 from aphrodite.weights.safetensors import SafetensorsSource
 from aphrodite.weights.source import DummySource, TensorSource, check_names
 
+_LOG = logging.getLogger("aphrodite")
 _RESERVED = ("graphs", "collectives", "compiler", "replay")
 
 
@@ -106,11 +109,15 @@ def draw_up(config: EngineConfig) -> Blueprint:
     except BaseException:
         platform.device.close()
         raise
-    notes = tuple(
+    notes = [
         f"the platform offers {part}, which this core does not use"
         for part in _RESERVED
         if getattr(platform, part) is not None
-    )
+    ]
+    forms, sites = count_torch_forms(forward)
+    if forms and config.device.fallback == "warn":
+        notes.append(f"{forms} of {sites} sites use a torch form; `aphrodite explain` says why")
+        _LOG.warning(notes[-1])
     return Blueprint(
         config,
         folder,
@@ -126,7 +133,7 @@ def draw_up(config: EngineConfig) -> Blueprint:
         planner,
         forward,
         reasons.by_name,
-        notes,
+        tuple(notes),
     )
 
 

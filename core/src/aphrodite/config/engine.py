@@ -12,7 +12,7 @@ FALLBACKS = ("allow", "warn", "error")
 
 
 def setting(default: Any, doc: str, **meta: Any) -> Any:
-    """A field with its documentation; meta: choices, metavar."""
+    """A field with its documentation; meta: choices, metavar, flag (its name on the command line)."""
     meta = {"doc": doc, **meta}
     if isinstance(default, dict):
         return field(default_factory=dict, metadata=meta)
@@ -30,7 +30,7 @@ class ModelConfig:
         None, "Longest sequence, prompt and output; default: what the model and the cache hold."
     )
     load_format: str = setting(AUTO, "Where weights come from; dummy: random ones, for trials.", choices=LOAD_FORMATS)
-    seed: int = setting(0, "Seed of requests that bring none, and of dummy weights.")
+    seed: int = setting(0, "Seed of requests that bring none, and of dummy weights.", flag="engine_seed")
 
 
 @dataclass(frozen=True)

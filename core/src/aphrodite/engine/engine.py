@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from aphrodite.runner.runner import Runner
 from aphrodite.sched.scheduler import Scheduler
 from aphrodite.types.request import Request, Sequence
+from aphrodite.types.step import Runner
 
 
 class Engine:

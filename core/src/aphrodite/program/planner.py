@@ -364,6 +364,8 @@ def _why_behind(kernel: Kernel, winner: Kernel, ruled: bool) -> str:
         return "later in the user's rule"
     if kernel.tier < winner.tier:
         return f"{_tier(kernel)} below {_tier(winner)}"
+    if kernel.tier == TORCH:
+        return "the portable form goes before the reference"
     return f"same tier, name after {winner.provider}"
 
 

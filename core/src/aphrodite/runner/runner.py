@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from aphrodite.runner.rows import RowTable
 from aphrodite.runner.staging import Ring
 from aphrodite.sampling.program import Variant
 from aphrodite.types.sampling_params import MAX_LOGPROBS
-from aphrodite.types.step import Int32, Logprobs, SchedulerOutput, StepOutput
+from aphrodite.types.step import Int32, Logprobs, Pending, SchedulerOutput, StepOutput
 
 PLAN_INPUTS = ("seq_rows", "num_new", "num_logits", "draws")
 _PADDING = np.array([[-1], [0], [0], [0]], np.int32)  # row -1, no tokens, no logits, no draw
@@ -30,24 +30,6 @@ class Step:
     plan: SchedulerOutput
     dims: Dims
     num_logits: int
-
-
-class Pending(Protocol):
-    """Results on their way. `result` waits for them; DeviceError if the step failed."""
-
-    def done(self) -> bool: ...
-
-    def result(self) -> StepOutput: ...
-
-
-class Runner(Protocol):
-    """What the engine drives. A stack without torch may bring its own."""
-
-    def submit(self, plan: SchedulerOutput) -> Step: ...
-
-    def sample(self, step: Step, late: None = None) -> Pending: ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)

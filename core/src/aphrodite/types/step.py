@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -72,3 +73,24 @@ class StepOutput:
 
     tokens: npt.NDArray[np.int64]
     logprobs: Logprobs | None
+
+
+class Pending(Protocol):
+    """Results on their way. `result` waits for them; DeviceError if the step failed."""
+
+    def done(self) -> bool: ...
+
+    def result(self) -> StepOutput: ...
+
+
+class Runner(Protocol):
+    """What the engine drives. `submit` answers with whatever `sample` needs to know of the step.
+
+    late  host data that arrives after the forward pass was submitted (grammar masks); there is none yet
+    """
+
+    def submit(self, plan: SchedulerOutput) -> Any: ...
+
+    def sample(self, step: Any, late: None = None) -> Pending: ...
+
+    def close(self) -> None: ...

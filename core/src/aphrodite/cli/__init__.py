@@ -1,0 +1,1 @@
+"""The command line: `aphrodite generate|plugins|explain`."""

@@ -1,0 +1,48 @@
+"""`aphrodite plugins`: every plugin that is installed, its state and the reason."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+
+from aphrodite.config.engine import DeviceConfig, EngineConfig
+from aphrodite.discovery.discover import PluginReport
+from aphrodite.discovery.hooks import CONTRACT
+from aphrodite.resolve import find_plugins
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report. A broken plugin is a line in it, not a failure of the command."""
+    config = EngineConfig(device=DeviceConfig(plugins=args.plugins or ""))
+    reports = find_plugins(config).reports
+    contract = CONTRACT.removeprefix("v").replace("_", ".")
+    if args.json:
+        document = {
+            "schema": "aphrodite.plugins/1",
+            "contract": contract,
+            "plugins": [dataclasses.asdict(report) for report in reports],
+        }
+        print(json.dumps(document, ensure_ascii=False))
+        return 0
+    print(f"contract {contract}, {len(reports)} plugin{'' if len(reports) == 1 else 's'} installed")
+    for report in reports:
+        _print(report)
+    print("core: the CPU through torch forms alone, whenever no plugin serves it")
+    return 0
+
+
+def _print(report: PluginReport) -> None:
+    print(f"\n{report.name}  {report.state}  ({report.distribution} {report.version})")
+    if report.reason:
+        print(f"  why      {report.reason}")
+    if report.hint:
+        print(f"  do       {report.hint}")
+    for device in report.devices:
+        print(f"  device   {device.device}: {device.name}" + (f" ({device.arch})" if device.arch else ""))
+    if report.kernels:
+        print(f"  kernels  {', '.join(report.kernels)}")
+    for provider, reason in report.dropped:
+        print(f"  dropped  {provider}: {reason}")
+    for note in report.notes:
+        print(f"  note     {note}")
