@@ -1,0 +1,55 @@
+"""Importing Aphrodite is cheap, so that any application can afford it and `--help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+HEAVY = {
+    "torch", "transformers", "tokenizers", "huggingface_hub", "llguidance",
+    "starlette", "fastapi", "uvicorn", "httptools", "uvloop", "pydantic", "prometheus_client",
+    "aiohttp", "httpx", "httpx2", "requests", "urllib3",
+}  # fmt: skip
+IMPORT_BUDGET_S = 0.150
+HELP_BUDGET_S = 0.300
+ROUNDS = 7
+
+
+def seconds_over_a_bare_interpreter(command: Sequence[str]) -> float:
+    """The time of a command less that of `python -c pass`: the best of several rounds, taken in turn."""
+
+    def seconds(command: Sequence[str]) -> float:
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    rounds = [(seconds(command), seconds([sys.executable, "-c", "pass"])) for _ in range(ROUNDS)]
+    return min(ours for ours, _ in rounds) - min(bare for _, bare in rounds)
+
+
+@pytest.mark.parametrize("module", ["aphrodite", "aphrodite.plugin"])
+def test_import_loads_neither_torch_nor_a_web_package(module: str) -> None:
+    code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    loaded = HEAVY.intersection(json.loads(answer))
+    assert not loaded, f"import {module} loads {sorted(loaded)}"
+
+
+@pytest.mark.parametrize("module", ["aphrodite", "aphrodite.plugin"])
+def test_import_is_quick(module: str) -> None:
+    cost = seconds_over_a_bare_interpreter([sys.executable, "-c", f"import {module}"])
+    print(f"import {module}: {cost * 1000:.0f} ms over a bare interpreter")
+    assert cost < IMPORT_BUDGET_S, f"{cost:.3f} s; python -X importtime -c 'import {module}' shows where"
+
+
+def test_help_is_quick() -> None:
+    command = Path(sys.executable).with_name("aphrodite")
+    cost = seconds_over_a_bare_interpreter([str(command), "--help"])
+    print(f"aphrodite --help: {cost * 1000:.0f} ms over a bare interpreter")
+    assert cost < HELP_BUDGET_S, f"{cost:.3f} s; python -X importtime {command} --help shows where"
