@@ -71,8 +71,8 @@ def contract_page() -> str:
     parts = [
         NOTE,
         f"# The contract, version {version}\n",
-        "All that a plugin may import is `aphrodite.plugin`. [How to write a plugin](plugins.md) shows the parts at work;\n"
-        "this page lists them. A plugin and a core match when their contracts have the same number.\n",
+        "All that a plugin may import is `aphrodite.plugin`. [How to write a plugin](plugins.md) shows the parts\n"
+        "at work; this page lists them. A plugin and a core match when their contracts have the same number.\n",
         "## Hooks\n",
     ]
     parts += [f"### `{name}{_signature(spec)}`\n\n{inspect.getdoc(spec)}\n" for name, spec in _hooks()]
