@@ -24,6 +24,7 @@ from aphrodite.ops.kernel import (
     Flag,
     Kernel,
     Run,
+    Workspace,
 )
 from aphrodite.ops.op import Example, Op, Tolerance
 from aphrodite.platform.dtypes import torch_dtype
@@ -120,6 +121,7 @@ __all__ = [
     "TorchPlatform",
     "Unavailable",
     "WeightLayout",
+    "Workspace",
     "between",
     "ge",
     "hookimpl",

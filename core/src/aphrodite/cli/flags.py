@@ -28,10 +28,18 @@ class Formatter(argparse.HelpFormatter):
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     """A flag for every setting of EngineConfig, but the model itself."""
-    for title, section in _SECTIONS.items():
+    for title, items in engine_groups().items():
         group = parser.add_argument_group(title)
-        for item in _fields(section):
+        for item in items:
             _add(group, item)
+
+
+def engine_groups() -> dict[str, list[dataclasses.Field[Any]]]:
+    """The settings of EngineConfig by the title they are shown under; the model itself is none."""
+    return {
+        title: [item for item in dataclasses.fields(section) if item.name != "model"]
+        for title, section in _SECTIONS.items()
+    }
 
 
 def add_plugin_flag(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +67,7 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
 def engine_settings(args: argparse.Namespace) -> dict[str, Any]:
     """What the flags say, by setting; those not given are left out."""
     found = {}
-    for item in (item for section in _SECTIONS.values() for item in _fields(section)):
+    for item in (item for items in engine_groups().values() for item in items):
         value = getattr(args, item.metadata.get("flag", item.name), None)
         if value is not None:
             found[item.name] = _kernels(value) if item.name == "kernels" else value
@@ -78,11 +86,6 @@ def token_ids(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(f"token ids must be integers with commas between, got {text!r}", subject="token_ids") from None
-
-
-def _fields(section: type[Any]) -> list[dataclasses.Field[Any]]:
-    """A section's settings; the model is no flag."""
-    return [item for item in dataclasses.fields(section) if item.name != "model"]
 
 
 def _add(group: argparse._ActionsContainer, item: dataclasses.Field[Any]) -> None:

@@ -60,6 +60,7 @@ class LLM:
         self.blueprint = assembled.blueprint
         self._engine = assembled.engine
         self._lock = threading.Lock()
+        self._closed = False
         try:
             self.tokenizer = Tokenizer.find(self.blueprint.folder)
             self._requests = RequestMaker(self.blueprint, self.tokenizer)
@@ -83,6 +84,8 @@ class LLM:
         requests = self._requests.make_all(prompts, sampling_params)
         progress = progress or NoProgress()
         with self._lock:
+            if self._closed:
+                raise UsageError("this LLM is closed: make a new one", subject="llm")
             sequences = [self._engine.add(request) for _, request in requests]
             progress.start("generating", sum(r.max_total_tokens - len(r.prompt_token_ids) for _, r in requests), "tok")
             try:
@@ -107,7 +110,9 @@ class LLM:
     def close(self) -> None:
         """Give back the device and its memory; further calls fail."""
         with self._lock:
-            self._engine.close()
+            if not self._closed:
+                self._closed = True
+                self._engine.close()
 
     def __enter__(self) -> LLM:
         return self

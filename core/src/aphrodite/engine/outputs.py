@@ -16,11 +16,9 @@ def request_output(seq: EngineSequence, prompt: str | None, tokenizer: Tokenizer
     prompt_ids = list(request.prompt_token_ids)
     ids = seq.tokens[len(prompt_ids) :]
     sampling = request.sampling
-    ended_by = 1 if seq.finish_reason == "stop" else 0  # the end token is in token_ids, not in the text
     text = ""
     if tokenizer is not None:
-        shown = ids[: len(ids) - ended_by]
-        text = tokenizer.decode(shown, skip_special_tokens=sampling.skip_special_tokens)
+        text = tokenizer.decode(ids, skip_special_tokens=sampling.skip_special_tokens)
     wanted = sampling.logprobs is not None
     completion = CompletionOutput(
         index=0,

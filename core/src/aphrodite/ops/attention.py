@@ -125,6 +125,8 @@ def _portable(
         return
     keys, values = cache.canonical()
     blocks = tables[:, : -(-max_k // cache.block_size)].long()
+    held = torch.arange(blocks.shape[1], device=q.device) * cache.block_size < seq_lens[:, None]
+    blocks = torch.where(held, blocks, 0)  # entries past the length may be anything
     k, v = wide(keys[blocks].flatten(1, 2)), wide(values[blocks].flatten(1, 2))  # [S, L, Hk, D]
     token = torch.arange(q.shape[0], device=q.device)
     seq = torch.searchsorted(cu_q[1:].contiguous(), token.int(), right=True)  # padding tokens get num_seqs

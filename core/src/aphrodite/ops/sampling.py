@@ -77,7 +77,8 @@ def sample(
     else:
         assert seed is not None and position is not None and child is not None, "a draw needs seed, position and child"
         random = temperature > 0
-        scaled = scores / torch.where(random, temperature, 1.0).to(scores.dtype)[:, None]
+        divisor = torch.where(random, temperature, 1.0).to(scores.dtype)[:, None]
+        scaled = (scores - top[:, None]) / divisor  # from the top down: a tiny temperature makes no two infinities
         scaled = _truncate(scaled, top_k, top_p, min_p)
         noisy = scaled + _gumbel(random_words(seed, position, child, DRAW_STAGE, scores.shape[1]), scores.dtype)
         best = torch.where(random[:, None], noisy, scores).argmax(-1)

@@ -14,6 +14,8 @@ from aphrodite.errors import CheckpointError
 from aphrodite.platform.dtypes import torch_dtype
 from aphrodite.program.parameters import Parameter
 
+_TILE_ROWS = 64  # rows of dummy weights that share a seed
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -60,9 +62,12 @@ class DummySource:
             return torch.ones(stop - start, dtype=self._dtype)
         out = torch.empty(stop - start, *shape[1:], dtype=self._dtype)
         key = zlib.crc32(name.encode()) ^ self._seed
-        for row in range(start, stop):
-            generator = torch.Generator().manual_seed(key * 1_000_003 + row)
-            out[row - start] = torch.randn(shape[1:], generator=generator) * shape[-1] ** -0.5
+        for tile in range(start // _TILE_ROWS, -(-stop // _TILE_ROWS)):
+            generator = torch.Generator().manual_seed(key * 1_000_003 + tile)
+            values = torch.randn(_TILE_ROWS, *shape[1:], generator=generator) * shape[-1] ** -0.5
+            first = tile * _TILE_ROWS
+            low, high = max(start, first), min(stop, first + _TILE_ROWS)
+            out[low - start : high - start] = values[low - first : high - first]
         return out
 
     def close(self) -> None:
