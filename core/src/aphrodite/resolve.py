@@ -70,17 +70,18 @@ def find_plugins(config: EngineConfig) -> Discovery:
 def choose_device(config: EngineConfig, found: Discovery, reasons: Reasons) -> PlatformEntry:
     """The platform that the config asks for, or the best there is; the core's own CPU platform when there is none."""
     wanted, origin = config.device.device, "asked for"
-    if wanted == AUTO and (named := env.target_device()):
-        wanted, origin = named, f"from {env.TARGET_DEVICE}"
+    if wanted == AUTO and (target := env.target_device()):
+        wanted, origin = target, f"from {env.TARGET_DEVICE}"
     entries = [*found.registry.platforms, _core_platform()]
     if wanted == AUTO:
         entry = max((e for e in entries if e.priority >= 0), key=lambda e: e.priority)
         reasons.say("device", f"{entry.info.device} of {entry.plugin}: the highest priority of those ready")
         return entry
-    for entry in entries:
-        if entry.info.device == wanted:
-            reasons.say("device", f"{wanted} of {entry.plugin}: {origin}")
-            return entry
+    named = [entry for entry in entries if entry.info.device == wanted]
+    if named:
+        entry = max(named, key=lambda e: e.priority)
+        reasons.say("device", f"{wanted} of {entry.plugin}: {origin}")
+        return entry
     absent = [f"{r.name} is {r.state} ({r.reason})" for r in found.reports if r.state != "ready"]
     ready = ", ".join(dict.fromkeys(entry.info.device for entry in entries))
     raise UsageError(
@@ -150,16 +151,6 @@ def choose_sizes(
 ) -> Sizes:
     """The cache's size, the longest sequence, the largest step. CapacityError or UsageError if they cannot agree."""
     scheduler, cache = config.scheduler, config.cache
-    for name, value in (
-        ("max_num_seqs", scheduler.max_num_seqs),
-        ("max_num_batched_tokens", scheduler.max_num_batched_tokens),
-        ("max_model_len", config.model.max_model_len),
-        ("block_size", cache.block_size),
-        ("num_blocks", cache.num_blocks),
-        ("kv_cache_memory_bytes", cache.kv_cache_memory_bytes),
-    ):
-        if value is not None and (type(value) is not int or value < 1):
-            raise UsageError(f"{name} must be an integer of at least 1, got {value!r}", subject=name)
     if cache.num_blocks is not None and cache.kv_cache_memory_bytes is not None:
         raise UsageError(
             "num_blocks and kv_cache_memory_bytes are two ways to say one thing: pass one",

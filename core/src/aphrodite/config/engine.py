@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
+
+from aphrodite.errors import UsageError
 
 AUTO = "auto"
 LOAD_FORMATS = ("auto", "safetensors", "dummy")
@@ -12,15 +14,23 @@ FALLBACKS = ("allow", "warn", "error")
 
 
 def setting(default: Any, doc: str, **meta: Any) -> Any:
-    """A field with its documentation; meta: choices, metavar, flag (its name on the command line)."""
+    """A field with its documentation; meta: choices, metavar, flag (name on the command line), low (least number)."""
     meta = {"doc": doc, **meta}
     if isinstance(default, dict):
         return field(default_factory=dict, metadata=meta)
     return field(default=default, metadata=meta)
 
 
+class Section:
+    """A part of EngineConfig. Making one checks every setting; UsageError names the wrong one and what is legal."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):  # type: ignore[arg-type]
+            object.__setattr__(self, item.name, _checked(item, getattr(self, item.name)))
+
+
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Section):
     """Which model, and how it is read."""
 
     model: str = setting("", "Folder of a Hugging Face checkpoint, or its name on the hub.")
@@ -30,11 +40,11 @@ class ModelConfig:
         None, "Longest sequence, prompt and output; default: what the model and the cache hold."
     )
     load_format: str = setting(AUTO, "Where weights come from; dummy: random ones, for trials.", choices=LOAD_FORMATS)
-    seed: int = setting(0, "Seed of requests that bring none, and of dummy weights.", flag="engine_seed")
+    seed: int = setting(0, "Seed of requests that bring none, and of dummy weights.", flag="engine_seed", low=0)
 
 
 @dataclass(frozen=True)
-class CacheConfig:
+class CacheConfig(Section):
     """The paged KV cache. num_blocks or kv_cache_memory_bytes sets its size, never both."""
 
     block_size: int | None = setting(None, "Tokens a KV block; default: the device's best.")
@@ -43,7 +53,7 @@ class CacheConfig:
 
 
 @dataclass(frozen=True)
-class SchedulerConfig:
+class SchedulerConfig(Section):
     """How much a step may hold."""
 
     max_num_seqs: int = setting(64, "Most sequences in a step.")
@@ -51,7 +61,7 @@ class SchedulerConfig:
 
 
 @dataclass(frozen=True)
-class DeviceConfig:
+class DeviceConfig(Section):
     """Where it runs, with which plugins and kernels."""
 
     device: str = setting(
@@ -74,3 +84,31 @@ class EngineConfig:
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
+
+
+def _checked(item: Field[Any], value: Any) -> Any:
+    """The value of a setting, normalised."""
+    kind, meta = str(item.type), item.metadata
+    if value is None and "None" in kind:
+        return None
+    if "Mapping" in kind:
+        return _checked_rules(item.name, value)
+    if "int" in kind:
+        legal = f"an integer of at least {meta.get('low', 1)}"
+        good = type(value) is int and value >= meta.get("low", 1)
+    elif "choices" in meta:
+        legal, good = f"one of {', '.join(meta['choices'])}", value in meta["choices"]
+    else:
+        legal, good = "text", isinstance(value, str)
+    if not good:
+        raise UsageError(f"{item.name} must be {legal}, got {value!r}", subject=item.name)
+    return value
+
+
+def _checked_rules(name: str, value: Any) -> Mapping[str, tuple[str, ...]]:
+    """{"rms_norm": ["acme.*", "reference"]}, where a lone provider needs no list."""
+    if isinstance(value, Mapping):
+        rules = {op: (given,) if isinstance(given, str) else tuple(given) for op, given in value.items()}
+        if all(isinstance(text, str) for op, given in rules.items() for text in (op, *given)):
+            return rules
+    raise UsageError(f"{name} must map operations to lists of providers, got {value!r}", subject=name)

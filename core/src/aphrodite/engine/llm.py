@@ -31,6 +31,8 @@ _SECTIONS: Mapping[str, type[Any]] = {
 def config_from(settings: Mapping[str, Any]) -> EngineConfig:
     """An EngineConfig from flat settings, as LLM takes them. UsageError names one that does not exist."""
     left = dict(settings)
+    if "dtype" in left:
+        left["dtype"] = str(left["dtype"])  # torch.bfloat16 reads "torch.bfloat16"
     sections = {}
     for name, kind in _SECTIONS.items():
         known = kind.__dataclass_fields__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from aphrodite.build import Blueprint
@@ -38,11 +39,11 @@ class RequestMaker:
         """One request; `place` is the prompt's number, for messages."""
         where = f"prompts[{place}]"
         text = prompt if isinstance(prompt, str) else None
-        ids = self._encode(text, where) if text is not None else _ids_of(prompt, where)
+        ids: list[Any] = self._encode(text, where) if text is not None else _ids_of(prompt, where)
         if not ids:
             raise UsageError(f"{where} is empty: a prompt needs at least one token", subject=where)
         for index, token in enumerate(ids):
-            if type(token) is not int or not 0 <= token < self._vocab_size:
+            if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= token < self._vocab_size:
                 raise UsageError(
                     f"{where}: token id must be an integer in 0..{self._vocab_size - 1}, got {token!r} at {index}",
                     subject=where,
@@ -62,7 +63,7 @@ class RequestMaker:
         number = next(self._numbers)
         seed = sampling.seed if sampling.seed is not None and sampling.seed >= 0 else _mix(self._seed, number)
         total = min(len(ids) + sampling.max_tokens, self._max_len)
-        return text, Request(str(number), tuple(ids), sampling, seed, self._stop_ids, total)
+        return text, Request(str(number), tuple(map(int, ids)), sampling, seed, self._stop_ids, total)
 
     def _encode(self, text: str, where: str) -> list[int]:
         if self._tokenizer is None:
@@ -86,13 +87,13 @@ def _as_list(prompts: Any) -> list[Any]:
     if isinstance(prompts, (str, Mapping)):
         return [prompts]
     if isinstance(prompts, Sequence):
-        if len(prompts) and all(type(item) is int for item in prompts):
+        if len(prompts) and all(isinstance(item, Integral) for item in prompts):
             return [prompts]
         return list(prompts)
     raise UsageError(f"prompts must be text, token ids or a list of these, got {prompts!r}", subject="prompts")
 
 
-def _ids_of(prompt: Any, where: str) -> list[int]:
+def _ids_of(prompt: Any, where: str) -> list[Any]:
     if isinstance(prompt, Mapping):
         if set(prompt) != {"prompt_token_ids"}:
             raise UsageError(

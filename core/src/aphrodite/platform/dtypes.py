@@ -49,4 +49,5 @@ def parse(text: str) -> str:
         return plain
     if plain in _LONG:
         return _LONG[plain]
-    raise UsageError(f"dtype must be one of {', '.join(sorted(_LONG))}, got {text!r}", subject="dtype")
+    legal = ", ".join(_TORCH[name] for name in ACTIVATION)
+    raise UsageError(f"dtype must be one of {legal}, got {text!r}", subject="dtype")

@@ -7,7 +7,7 @@ Parts marked *reserved* are not called by this version of the core; offering one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -70,7 +70,20 @@ class Limits:
     kv_share: float = 0.9
     kv_cap_bytes: int | None = None
     dtypes: tuple[str, ...] = ("f32", "bf16", "f16")
-    slow_dtypes: dict[str, str] = field(default_factory=dict)
+    slow_dtypes: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("block_sizes", "kv_layouts", "dtypes"):
+            if not getattr(self, name):
+                raise ValueError(f"Limits.{name} must not be empty")
+        for name, sizes in (("block_sizes", self.block_sizes), ("token_buckets", self.token_buckets)):
+            if any(type(size) is not int or size < 1 for size in sizes):
+                raise ValueError(f"Limits.{name} must be integers of at least 1, got {sizes}")
+        for name, least in (("steps_in_flight", 0), ("max_logit_rows", 1), ("attn_meta_words", 0)):
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"Limits.{name} must be at least {least}, got {value}")
+        if not 0 < self.kv_share <= 1:
+            raise ValueError(f"Limits.kv_share must be in (0, 1], got {self.kv_share}")
 
 
 class Stream(Protocol):

@@ -84,6 +84,8 @@ def _checked(name: str, value: Any, rule: Rule) -> Any:
     """The value in its own type. int passes for float, a list for a tuple; bool passes for nothing but bool."""
     if value is None and rule.optional:
         return None
+    if value is None and rule.kind is tuple:
+        return ()
     given = value
     if rule.kind is float and type(value) is int:
         value = float(value)
