@@ -42,12 +42,7 @@ class RequestMaker:
         ids: list[Any] = self._encode(text, where) if text is not None else _ids_of(prompt, where)
         if not ids:
             raise UsageError(f"{where} is empty: a prompt needs at least one token", subject=where)
-        for index, token in enumerate(ids):
-            if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= token < self._vocab_size:
-                raise UsageError(
-                    f"{where}: token id must be an integer in 0..{self._vocab_size - 1}, got {token!r} at {index}",
-                    subject=where,
-                )
+        checked = [self._token(token, f"{where}[{index}]") for index, token in enumerate(ids)]
         for token in sampling.stop_token_ids:
             if token >= self._vocab_size:
                 raise UsageError(
@@ -63,7 +58,15 @@ class RequestMaker:
         number = next(self._numbers)
         seed = sampling.seed if sampling.seed is not None and sampling.seed >= 0 else _mix(self._seed, number)
         total = min(len(ids) + sampling.max_tokens, self._max_len)
-        return text, Request(str(number), tuple(map(int, ids)), sampling, seed, self._stop_ids, total)
+        return text, Request(str(number), tuple(checked), sampling, seed, self._stop_ids, total)
+
+    def _token(self, token: Any, where: str) -> int:
+        """A token id of the vocabulary; any integer type will do, bool is none."""
+        if isinstance(token, Integral) and not isinstance(token, bool) and 0 <= int(token) < self._vocab_size:
+            return int(token)
+        raise UsageError(
+            f"{where}: a token id must be an integer in 0..{self._vocab_size - 1}, got {token!r}", subject=where
+        )
 
     def _encode(self, text: str, where: str) -> list[int]:
         if self._tokenizer is None:
