@@ -62,7 +62,7 @@ class RequestMaker:
 
     def _token(self, token: Any, where: str) -> int:
         """A token id of the vocabulary; any integer type will do, bool is none."""
-        if isinstance(token, Integral) and not isinstance(token, bool) and 0 <= int(token) < self._vocab_size:
+        if not isinstance(token, bool) and isinstance(token, Integral) and 0 <= int(token) < self._vocab_size:
             return int(token)
         raise UsageError(
             f"{where}: a token id must be an integer in 0..{self._vocab_size - 1}, got {token!r}", subject=where
