@@ -102,7 +102,6 @@ class ToyDevice:
                 item.passed.set()
             elif self._failure is None:
                 self._execute(item)
-            del item  # an idle device holds no memory that its last work used
 
     def _execute(self, work: Work) -> None:
         if self._jitter_s:
