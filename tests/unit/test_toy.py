@@ -48,6 +48,7 @@ from aphrodite_toy.plugin import JITTER, aphrodite_probe, make_platform
 
 INFO = DeviceInfo("toy", "a device under test")
 FLOATS = ("f32", "bf16", "f16")
+META_WORDS = attention.META_WORDS + 64 * attention.META_WORDS_A_SEQ
 
 
 def device_threads() -> list[threading.Thread]:
@@ -290,12 +291,12 @@ def test_failing_work_is_named_where_the_host_waits(toy: ToyPlatform) -> None:
 
 
 def test_a_torch_form_runs_late_and_its_failure_has_its_name(toy: ToyPlatform) -> None:
-    form = toy.forms.adapt(operations()["add@1"].reference, toy.device.stream())
+    form = toy.forms.adapt(operations()["add@1"].reference, toy.device.stream(), "add")
     res = on_device(toy, torch.ones(2, 3))
     form(res=res, x=res)
     assert torch.equal(fetch(toy, res), torch.full((2, 3), 2.0))
     form(res=res, x=on_device(toy, torch.ones(5)))
-    with pytest.raises(DeviceError, match=r"aphrodite\.ops\.norm\.add failed on toy"):
+    with pytest.raises(DeviceError, match="add failed on toy"):
         toy.device.synchronize()
 
 
@@ -418,7 +419,7 @@ class Bench:
         memory = self.toy.memory
         scratch = memory.arena(space.scratch_bytes).tensor(0, (space.scratch_bytes,), (1,), "u8") if space else None
         zeroed = memory.zeros((space.zeroed_bytes + 5,), "u8") if space else None
-        binding = Binding(args, extents, bounds, facts, scratch, zeroed, self.toy.device.stream())
+        binding = Binding("toy under test", args, extents, bounds, facts, scratch, zeroed, self.toy.device.stream())
         bind = self.kernel.bind or (lambda binding: bind_function(self.kernel, binding, self.toy))
         run = bind(binding)
         run(dims)
@@ -458,7 +459,13 @@ class Bench:
         canonical = view.canonical()
         num_blocks, block_size, heads, dim = canonical[0].shape
         there = self.toy.memory.allocate_kv(
-            THDKB, num_blocks=num_blocks, block_size=block_size, num_heads=heads, head_dim=dim, dtype=self.dtype
+            THDKB,
+            num_blocks=num_blocks,
+            block_size=block_size,
+            num_heads=heads,
+            head_dim=dim,
+            value_dim=dim,
+            dtype=self.dtype,
         )
         for target, half in zip((there.k, there.v), canonical, strict=True):  # [token, head, dim, block]
             self.toy.memory.upload(target, half.permute(1, 2, 3, 0), self.toy.device.stream())
@@ -568,7 +575,7 @@ def test_attention_works_off_what_its_plan_wrote(toy: ToyPlatform, dtype: str) -
     served = []
     for seed in range(2):
         for example in op.examples(dtype, seed):
-            args = complete(op, example.args) | {"meta": torch.zeros(attention.META_WORDS, dtype=torch.int32)}
+            args = complete(op, example.args) | {"meta": torch.zeros(META_WORDS, dtype=torch.int32)}
             bench = Bench(toy, kernel, op, args, dtype)
             if kernel.where.refusal(bench.facts()) is not None:
                 continue
@@ -585,7 +592,7 @@ def test_attention_works_off_what_its_plan_wrote(toy: ToyPlatform, dtype: str) -
 def test_the_plan_lists_sequences_that_have_work(toy: ToyPlatform) -> None:
     plan = next(kernel for kernel in KERNELS if kernel.provider == attention.PLAN)
     inputs = {
-        "meta": torch.zeros(attention.META_WORDS, dtype=torch.int32),
+        "meta": torch.zeros(META_WORDS, dtype=torch.int32),
         "seq_lens": torch.tensor([5, 0, 37, 0], dtype=torch.int32),  # two of padding
         "cu_q": torch.tensor([0, 5, 5, 6, 6], dtype=torch.int32),
     }
@@ -597,9 +604,9 @@ def test_attention_without_its_plan_fails(toy: ToyPlatform) -> None:
     kernel = next(kernel for kernel in KERNELS if kernel.provider == "toy.attention")
     op = operations()[kernel.op]
     assert op.examples is not None
-    poisoned = toy.memory.host((attention.META_WORDS,), "i32")
+    poisoned = toy.memory.host((META_WORDS,), "i32")
     args = complete(op, next(iter(op.examples("f32", 0))).args) | {"meta": poisoned}
-    with pytest.raises(DeviceError, match=r"aphrodite_toy\.attention\.attend failed"):
+    with pytest.raises(DeviceError, match="toy under test failed on toy"):
         Bench(toy, kernel, op, args, "f32").run()
 
 
@@ -769,18 +776,6 @@ def test_a_size_outside_the_constraints_falls_back(checkpoints: Checkpoints) -> 
     assert found["linear@1"] == {"toy.linear"}
 
 
-def test_more_sequences_than_the_plan_holds_fall_back(checkpoints: Checkpoints) -> None:
-    settings = {"max_num_seqs": attention.MAX_SEQS + 1, "max_num_batched_tokens": 512}
-    blueprint = drawn_up(checkpoints.tied, **settings)
-    many = Dims(T=512, S=attention.MAX_SEQS + 1, R=257, max_q=2, max_k=64)
-    for dims, providers in (
-        (many, {"portable", "reference"}),
-        (many._replace(S=attention.MAX_SEQS), {"toy.attention", "toy.attn_plan"}),
-    ):
-        found = {b.kernel.provider for b in blueprint.forward.at(dims) if b.call.op.name.startswith("attn_")}
-        assert found == providers
-
-
 def test_a_tied_matrix_has_one_layout_at_all_its_sites(checkpoints: Checkpoints) -> None:
     blueprint = drawn_up(checkpoints.tied)
     assert set(blueprint.forward.layouts.values()) == {COLUMNS.name}
@@ -860,9 +855,8 @@ def test_a_kernel_that_fails_in_a_step_is_the_error_of_that_step(
 
     llm = LLM(checkpoints.tied, **SMALL)
     monkeypatch.setattr("aphrodite_toy.linear._split_k", explode)
-    with pytest.raises(DeviceError, match=r"toy\.linear failed on toy: FloatingPointError: boiling"):
+    with pytest.raises(DeviceError, match=r"toy\.linear at \S+ failed on toy: FloatingPointError: boiling"):
         outcome(llm)
-    with pytest.raises(DeviceError, match=r"toy\.linear failed"):  # nothing on this device will ever succeed again
+    with pytest.raises(DeviceError, match=r"toy\.linear at \S+ failed"):  # nothing on this device will ever succeed again
         llm.close()
-    llm.blueprint.platform.device.close()
     assert not device_threads()

@@ -18,7 +18,7 @@ from aphrodite.kv.manager import KVCacheManager
 from aphrodite.models.config import HFConfig
 from aphrodite.models.decoder import Decoder
 from aphrodite.models.spec import DecoderSpec
-from aphrodite.ops.table import COMPOSITES
+from aphrodite.ops.table import COMPOSITES, OPS
 from aphrodite.platform.dtypes import ITEMSIZE
 from aphrodite.platform.layout import Rows
 from aphrodite.platform.spi import Limits, Platform, Stream
@@ -103,7 +103,9 @@ def draw_up(config: EngineConfig) -> Blueprint:
         decoder = Decoder(spec, dtype, sizes.max_model_len)
         planner = make_planner(config, found, entry, limits, sizes)
         program = decoder.record(
-            block_size=sizes.kv.block_size, table_width=sizes.table_width, meta_words=limits.attn_meta_words
+            block_size=sizes.kv.block_size,
+            table_width=sizes.table_width,
+            meta_words=limits.attn_meta_words + limits.attn_meta_words_a_seq * sizes.bounds.S,
         )
         forward = planner.plan(program)
     except BaseException:
@@ -155,6 +157,7 @@ def make_planner(config: EngineConfig, found: Discovery, entry: PlatformEntry, l
         limits=limits,
         bounds=sizes.bounds,
         rules=Rules(config.device.kernels, config.device.fallback),
+        operations=OPS,
     )
 
 
@@ -253,8 +256,9 @@ class _Assembly:
     def _constant(self, ref: ConstantRef) -> Any:
         if ref.name not in self._constants:
             tensor = self._platform.memory.empty(ref.shape, ref.dtype)
-            self._platform.memory.upload(tensor, ref.make(), self._stream)
-            self._platform.device.synchronize()
+            host = ref.make()
+            self._platform.memory.upload(tensor, host, self._stream)
+            self._platform.device.synchronize()  # until then `host` must live
             self._constants[ref.name] = tensor
         return self._constants[ref.name]
 
@@ -266,6 +270,7 @@ class _Assembly:
             block_size=kv.block_size,
             num_heads=ref.num_heads,
             head_dim=ref.head_dim,
+            value_dim=ref.value_dim,
             dtype=ref.dtype,
         )
 

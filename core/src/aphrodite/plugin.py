@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from aphrodite.discovery.hooks import CONTRACT, hookimpl
 from aphrodite.discovery.registry import PlatformFactory, Registrar
-from aphrodite.errors import AphroditeError, CapacityError, DeviceError, KernelError, PluginError, ShapeError
+from aphrodite.errors import (
+    AphroditeError,
+    CapacityError,
+    DeviceError,
+    KernelError,
+    PluginError,
+    ShapeError,
+    UsageError,
+)
 from aphrodite.ops.composite import Composite
 from aphrodite.ops.constraints import C, Clause, Facts, between, ge, multiple, one_of
 from aphrodite.ops.kernel import (
@@ -27,7 +35,7 @@ from aphrodite.ops.kernel import (
     Workspace,
 )
 from aphrodite.ops.op import Example, Op, Tolerance
-from aphrodite.platform.dtypes import torch_dtype
+from aphrodite.platform.dtypes import ITEMSIZE, torch_dtype
 from aphrodite.platform.host_memory import host_memory
 from aphrodite.platform.layout import (
     HND,
@@ -41,6 +49,7 @@ from aphrodite.platform.layout import (
     Piece,
     RowField,
     Rows,
+    Structure,
     WeightLayout,
 )
 from aphrodite.platform.spi import (
@@ -67,6 +76,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CONTRACT",
     "HND",
+    "ITEMSIZE",
     "LATENT",
     "NATIVE",
     "NHD",
@@ -114,15 +124,18 @@ __all__ = [
     "Run",
     "ShapeError",
     "Stream",
+    "Structure",
     "Tolerance",
     "TorchDevice",
     "TorchForms",
     "TorchMemory",
     "TorchPlatform",
     "Unavailable",
+    "UsageError",
     "WeightLayout",
     "Workspace",
     "between",
+    "composites",
     "ge",
     "hookimpl",
     "host_memory",
@@ -134,14 +147,15 @@ __all__ = [
 
 _TORCH = ("TorchDevice", "TorchForms", "TorchMemory", "TorchPlatform")
 
+if not TYPE_CHECKING:  # or a type checker would believe that every name exists
 
-def __getattr__(name: str) -> Any:
-    """The default Platform and its parts import torch, so they are loaded when first named."""
-    if name not in _TORCH:
-        raise AttributeError(f"module 'aphrodite.plugin' has no attribute {name!r}")
-    from aphrodite.platform import torch_platform
+    def __getattr__(name: str) -> Any:
+        """The default Platform and its parts import torch, so they are loaded when first named."""
+        if name not in _TORCH:
+            raise AttributeError(f"module 'aphrodite.plugin' has no attribute {name!r}")
+        from aphrodite.platform import torch_platform
 
-    return getattr(torch_platform, name)
+        return getattr(torch_platform, name)
 
 
 def operations() -> Mapping[str, Op]:
@@ -149,3 +163,10 @@ def operations() -> Mapping[str, Op]:
     from aphrodite.ops.table import OPS
 
     return OPS
+
+
+def composites() -> Mapping[str, Composite]:
+    """Every composite of this core by name. Imports torch."""
+    from aphrodite.ops.table import COMPOSITES
+
+    return COMPOSITES

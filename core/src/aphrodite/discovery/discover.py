@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata as metadata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -158,7 +158,9 @@ def _load(
             caller.call("aphrodite_kernels", reg=reg, device=info)
         phase = "register"
         grown = registry.plus(reg)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit, and the panics of native libraries, are this plugin's own affair too
         reason = f"{phase}: {_last_line(error)}"
         return replace(report, state="failed", reason=reason), registry
     providers = tuple(sorted({kernel.provider for more in reg.kernels.values() for kernel in more}))
@@ -171,13 +173,16 @@ def _probe(caller: _Hooks, env: Mapping[str, str]) -> tuple[DeviceInfo, ...] | U
     answer = caller.call("aphrodite_probe", env=dict(env))
     if isinstance(answer, Unavailable):
         return answer
-    if not isinstance(answer, Sequence) or not all(isinstance(info, DeviceInfo) for info in answer):
+    if not isinstance(answer, (list, tuple)) or not all(isinstance(info, DeviceInfo) for info in answer):
         raise PluginError(f"must return a list of DeviceInfo or Unavailable, got {answer!r}", subject=caller.name)
     return tuple(answer) if answer else Unavailable("the probe found no device")
 
 
 def _last_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
+    try:
+        text = str(error).strip().splitlines()
+    except Exception:
+        text = []  # an error that cannot even be printed
     return f"{type(error).__name__}: {text[-1]}" if text else type(error).__name__
 
 

@@ -89,8 +89,9 @@ class LLM:
             if self._closed:
                 raise UsageError("this LLM is closed: make a new one", subject="llm")
             sequences = [self._engine.add(request) for _, request in requests]
-            progress.start("generating", sum(r.max_total_tokens - len(r.prompt_token_ids) for _, r in requests), "tok")
+            most = sum(request.max_total_tokens - len(request.prompt_token_ids) for _, request in requests)
             try:
+                progress.start("generating", most, "tok")
                 self._run(sequences, progress)
             finally:
                 for sequence in sequences:  # only after an error are any left

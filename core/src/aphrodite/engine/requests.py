@@ -104,13 +104,14 @@ def _ids_of(prompt: Any, where: str) -> list[Any]:
                 subject=where,
             )
         prompt = prompt["prompt_token_ids"]
-    if isinstance(prompt, str) or not isinstance(prompt, Sequence):
+    if isinstance(prompt, (str, bytes, bytearray)) or not isinstance(prompt, Sequence):
         raise UsageError(f"{where} must be text or a list of token ids, got {prompt!r}", subject=where)
     return list(prompt)
 
 
 def _spread(sampling: Any, count: int) -> list[SamplingParams]:
-    params = [sampling or SamplingParams()] * count if not isinstance(sampling, (list, tuple)) else list(sampling)
+    one = SamplingParams() if sampling is None else sampling
+    params = list(one) if isinstance(one, (list, tuple)) else [one] * count
     if len(params) != count:
         raise UsageError(
             f"sampling_params has {len(params)} entries for {count} prompts: pass one, or one for each",

@@ -69,7 +69,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path} does not exist: the folder is not a Hugging Face checkpoint", subject=str(path)
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, a number too long
         raise ModelError(f"{path} cannot be read as JSON: {error}", subject=str(path)) from None
     if not isinstance(data, dict):
         raise ModelError(f"{path} must hold a JSON object, got {type(data).__name__}", subject=str(path))

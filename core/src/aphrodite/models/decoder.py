@@ -57,7 +57,7 @@ class Decoder:
     def record(self, *, block_size: int, table_width: int, meta_words: int) -> Program:
         """The forward Program: row state and the step's plan in, logits [R, V] out.
 
-        table_width  blocks a sequence may have; meta_words: Limits.attn_meta_words
+        table_width  blocks a sequence may have; meta_words: what Limits says attn_plan kernels need
         """
         t = Tracer("forward")
         step = _step_inputs(t, len(self.cache_groups), block_size, table_width, meta_words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -41,7 +42,7 @@ KINDS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 def _examples(dtype: str, seed: int) -> Iterator[Example]:
     g = generator(seed)
-    for kind, (t, i) in zip(KINDS, ((0, 8), (1, 1), (3, 100), (17, 384)), strict=True):
+    for kind, (t, i) in itertools.product(KINDS, ((0, 8), (1, 1), (3, 100), (17, 384))):
         x = (torch.randn(t, 2 * i, generator=g) * 4).to(torch_dtype(dtype))
         args = {"out": torch.empty(t, i, dtype=x.dtype), "x": x, "kind": kind}
         yield Example(f"{kind} T={t} I={i}", args)

@@ -65,15 +65,17 @@ class Workspace:
 class Binding:
     """All that is constant at one place in a Program, handed to `bind` once.
 
+    name       "provider at site", for messages
     args       by the operation's argument names: device tensors at their largest size, KVView, Packed, Rows,
                attribute values; absent optional arguments are None
     extents    first axis of each tensor whose size varies
     bounds     the largest dims that will be seen
     facts      what the constraints saw
-    workspace  device tensors (u8) or None
+    scratch, zeroed  the workspace asked for: device tensors (u8), or None
     stream     the engine's compute stream
     """
 
+    name: str
     args: Mapping[str, Any]
     extents: Mapping[str, Extent]
     bounds: Dims

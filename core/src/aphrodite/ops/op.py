@@ -87,7 +87,10 @@ def declared(form: Callable[..., Any]) -> tuple[str, ...]:
 
 def unknown_arguments(form: Callable[..., Any], schema: Schema) -> str | None:
     """Why `form` cannot be called for this schema, or None: arguments the schema lacks, or required ones it omits."""
-    names = set(declared(form))
+    try:
+        names = set(declared(form))
+    except (TypeError, ValueError):
+        return "has no signature that can be read"
     if extra := sorted(names - set(schema.by_name) - set(HOST_BOUNDS)):
         return f"takes {', '.join(extra)}, which {schema.text!r} does not have"
     required = [a.name for a in schema.args if not a.optional] + [a.name for a in schema.attrs if a.required]

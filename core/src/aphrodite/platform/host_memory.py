@@ -43,6 +43,6 @@ def _integer(path: Path) -> int | None:
 def _inactive_file(path: Path) -> int:
     try:
         stat = dict(line.split() for line in path.read_text().splitlines())
-        return int(stat.get("inactive_file", stat.get("total_inactive_file", "0")))
+        return int(stat.get("total_inactive_file", stat.get("inactive_file", "0")))
     except (OSError, ValueError):
         return 0

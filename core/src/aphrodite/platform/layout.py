@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -63,8 +63,22 @@ HND = KVLayout("hnd", ("block", "kv", "head", "token", "dim"))
 LATENT = KVLayout("latent", ("block", "token", "dim"))
 
 
+Structured = TypeVar("Structured", bound="Structure")
+
+
+class Structure:
+    """An argument of a kernel that holds device tensors: KVView, Packed, Rows. `tensors` names the fields that do."""
+
+    tensors: ClassVar[tuple[str, ...]] = ()
+
+    def map(self: Structured, fn: Callable[[Any], Any]) -> Structured:
+        """The same structure with `fn` of each of its tensors; how a platform opens its tensors for a torch form."""
+        changed: Structured = replace(self, **{name: fn(getattr(self, name)) for name in self.tensors})  # type: ignore[type-var]
+        return changed
+
+
 @dataclass(frozen=True)
-class KVView:
+class KVView(Structure):
     """One layer's keys and values.
 
     k, v        storage in `layout` order with the kv axis taken out
@@ -72,6 +86,8 @@ class KVView:
     block_size  tokens a block
     Block 0 is never allocated to a sequence; slot -1 writes there.
     """
+
+    tensors = ("k", "v")
 
     k: Any
     v: Any
@@ -118,8 +134,10 @@ PLAIN = WeightLayout("plain", _plain_shape)
 
 
 @dataclass(frozen=True)
-class Packed:
+class Packed(Structure):
     """A weight w[N, K] in its packed place. data has the shape that `layout` gives it; plain is [N, K] itself."""
+
+    tensors = ("data",)
 
     data: Any
     layout: WeightLayout
@@ -138,13 +156,15 @@ class RowField:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(Structure):
     """State of every running request on the device, a row each: one i32 matrix, fields are column ranges.
 
     state   [M, W] i32; a field of another type is its bits
     fields  by name: tokens, num_tokens, num_computed, temperature, seed, child, table0, table1 ...
     One matrix makes an update of any field of any row one scatter.
     """
+
+    tensors = ("state",)
 
     state: Any
     fields: tuple[RowField, ...]

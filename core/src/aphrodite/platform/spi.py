@@ -53,7 +53,8 @@ class Limits:
     pad              whether T, S and R are padded to their buckets when a step runs (devices that replay or compile)
     steps_in_flight  steps submitted before the result of the first is read
     max_logit_rows   most rows of logits a step may ask for
-    attn_meta_words  i32 words that the plugin's attn_plan kernels write for a step and cache group, at most
+    attn_meta_words, attn_meta_words_a_seq  i32 words that the plugin's attn_plan kernels write for a step and cache
+                     group, at most: so many, and so many more for each sequence
     kv_share         share of the memory left beside the weights that the KV cache takes by default
     kv_cap_bytes     most bytes it takes by default; None: no cap
     dtypes           activation types the device computes in, best first
@@ -67,6 +68,7 @@ class Limits:
     steps_in_flight: int = 0
     max_logit_rows: int = 256
     attn_meta_words: int = 0
+    attn_meta_words_a_seq: int = 0
     kv_share: float = 0.9
     kv_cap_bytes: int | None = None
     dtypes: tuple[str, ...] = ("f32", "bf16", "f16")
@@ -79,7 +81,12 @@ class Limits:
         for name, sizes in (("block_sizes", self.block_sizes), ("token_buckets", self.token_buckets)):
             if any(type(size) is not int or size < 1 for size in sizes):
                 raise ValueError(f"Limits.{name} must be integers of at least 1, got {sizes}")
-        for name, least in (("steps_in_flight", 0), ("max_logit_rows", 1), ("attn_meta_words", 0)):
+        for name, least in (
+            ("steps_in_flight", 0),
+            ("max_logit_rows", 1),
+            ("attn_meta_words", 0),
+            ("attn_meta_words_a_seq", 0),
+        ):
             if (value := getattr(self, name)) < least:
                 raise ValueError(f"Limits.{name} must be at least {least}, got {value}")
         if not 0 < self.kv_share <= 1:
@@ -94,16 +101,19 @@ class Stream(Protocol):
 
 
 class Event(Protocol):
-    """A mark in a stream. Device tensors may be read by the host only after an event behind their last write."""
+    """A mark in a stream. What a download writes may be read by the host only after an event behind it has passed.
+
+    An event that was never recorded has passed; recorded again, it means the last time.
+    """
 
     def record(self, stream: Stream) -> None: ...
 
     def done(self) -> bool:
-        """Whether all work before the mark has ended; never blocks."""
+        """Whether all work before the mark has ended, well or not; never blocks."""
         ...
 
     def wait(self) -> None:
-        """Block the calling thread until done. Raises DeviceError if the work failed."""
+        """Block the calling thread until done. Raises DeviceError if work before the mark failed."""
         ...
 
 
@@ -133,7 +143,7 @@ class Device(Protocol):
     def memory(self) -> MemoryInfo: ...
 
     def close(self) -> None:
-        """Give back threads and memory; the engine calls nothing afterwards."""
+        """Give back threads and memory, after what is queued. May be called twice; nothing else comes after it."""
         ...
 
 
@@ -157,9 +167,18 @@ class Memory(Protocol):
     def arena(self, num_bytes: int) -> Arena: ...
 
     def allocate_kv(
-        self, layout: KVLayout, *, num_blocks: int, block_size: int, num_heads: int, head_dim: int, dtype: str
+        self,
+        layout: KVLayout,
+        *,
+        num_blocks: int,
+        block_size: int,
+        num_heads: int,
+        head_dim: int,
+        value_dim: int,
+        dtype: str,
     ) -> KVView:
-        """Zeroed storage of one layer, block 0 included in num_blocks."""
+        """Zeroed storage of one layer, block 0 included in num_blocks. Keys have head_dim, values value_dim entries a
+        head; where these differ the two lie apart, each in the layout without its kv axis."""
         ...
 
     def host(self, shape: Sequence[int], dtype: str) -> torch.Tensor:
@@ -167,21 +186,24 @@ class Memory(Protocol):
         ...
 
     def upload(self, dst: DeviceTensor, src: torch.Tensor, stream: Stream) -> None:
-        """Copy host to device in stream order. src must stay unchanged until an event behind this has passed."""
+        """Copy host to device in stream order; shapes and types are equal. The caller keeps src alive and unchanged
+        until an event behind this has passed."""
         ...
 
     def download(self, dst: torch.Tensor, src: DeviceTensor, stream: Stream) -> None:
-        """Copy device to host in stream order. dst may be read after an event behind this has passed, not before."""
+        """Copy device to host in stream order; shapes and types are equal. dst may be read after an event behind this
+        has passed, not before."""
         ...
 
 
 class Forms(Protocol):
     """How the torch forms of the operations run on this device."""
 
-    def adapt(self, form: Callable[..., None], stream: Stream) -> Callable[..., None]:
+    def adapt(self, form: Callable[..., None], stream: Stream, name: str) -> Callable[..., None]:
         """Turn a torch function over tensors into one over this device's tensors, run in the stream's order.
 
-        Arguments are device tensors, KVView, Packed, Rows (holding device tensors), numbers, strings and None.
+        name  "provider at site", for messages if it fails
+        Arguments are device tensors, Structures (whose `map` opens theirs), numbers, strings and None.
         """
         ...
 

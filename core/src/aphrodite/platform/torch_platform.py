@@ -131,12 +131,26 @@ class TorchMemory:
         return TorchArena(raw[start : start + num_bytes])
 
     def allocate_kv(
-        self, layout: KVLayout, *, num_blocks: int, block_size: int, num_heads: int, head_dim: int, dtype: str
+        self,
+        layout: KVLayout,
+        *,
+        num_blocks: int,
+        block_size: int,
+        num_heads: int,
+        head_dim: int,
+        value_dim: int,
+        dtype: str,
     ) -> KVView:
-        shape = layout.shape(block=num_blocks, kv=2, token=block_size, head=num_heads, dim=head_dim)
-        storage = torch.zeros(shape, dtype=torch_dtype(dtype), device=self.torch_device)
         axis = layout.axes.index("kv")
-        return KVView(storage.select(axis, 0), storage.select(axis, 1), layout, block_size)
+
+        def storage(dim: int, halves: int) -> torch.Tensor:
+            shape = layout.shape(block=num_blocks, kv=halves, token=block_size, head=num_heads, dim=dim)
+            return torch.zeros(shape, dtype=torch_dtype(dtype), device=self.torch_device)
+
+        if head_dim == value_dim:
+            both = storage(head_dim, 2)
+            return KVView(both.select(axis, 0), both.select(axis, 1), layout, block_size)
+        return KVView(storage(head_dim, 1).select(axis, 0), storage(value_dim, 1).select(axis, 0), layout, block_size)
 
     def host(self, shape: Sequence[int], dtype: str) -> torch.Tensor:
         pin = self.torch_device.type != "cpu"
@@ -161,7 +175,7 @@ def _copy(dst: torch.Tensor, src: torch.Tensor, stream: Stream) -> None:
 class TorchForms:
     """Torch forms run as they are, on the given stream."""
 
-    def adapt(self, form: Callable[..., None], stream: Stream) -> Callable[..., None]:
+    def adapt(self, form: Callable[..., None], stream: Stream, name: str) -> Callable[..., None]:
         if not isinstance(stream, TorchStream):
             return form
         torch_stream = stream.torch_stream

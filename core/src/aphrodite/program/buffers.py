@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aphrodite.ops.kernel import Dims
@@ -15,11 +15,11 @@ ALIGN = 256
 
 @dataclass(frozen=True)
 class ArenaPlan:
-    """Offsets in bytes of each base value and of each call's scratch, at the bounds they were planned for."""
+    """Offsets in bytes of each base value and of each piece's scratch, at the bounds they were planned for."""
 
     num_bytes: int
     offsets: Mapping[Value, int]
-    scratch: Mapping[int, int]
+    scratch: Mapping[tuple[int, int], int]
 
 
 @dataclass
@@ -43,13 +43,21 @@ def lifetimes(calls: Sequence[Call]) -> dict[Value, tuple[int, int]]:
     return spans
 
 
-def plan_arena(calls: Sequence[Call], bounds: Dims, scratch: Mapping[int, int]) -> ArenaPlan:
-    """Lay out all values, and `scratch` bytes needed by the call of each index, in the smallest arena that greedy
-    placement finds: largest first, each at the lowest offset free during its whole life."""
+Piece = tuple[int, int]  # calls [start, stop) that one kernel does
+
+
+def plan_arena(calls: Sequence[Call], bounds: Dims, scratch: Mapping[Piece, int]) -> ArenaPlan:
+    """Lay out all values in the smallest arena that greedy placement finds: largest first, each at the lowest offset
+    that is free during its whole life.
+
+    scratch  for every piece that one kernel may do, the scratch bytes it needs (0 for none). A kernel reads and writes
+             in an order of its own, so whatever is alive anywhere in a piece is alive in all of it
+    """
     intervals = {
-        value: _Interval(first, last, num_bytes(value, bounds)) for value, (first, last) in lifetimes(calls).items()
+        value: _Interval(*_widened(first, last, scratch), num_bytes(value, bounds))
+        for value, (first, last) in lifetimes(calls).items()
     }
-    extra = {index: _Interval(index, index, size) for index, size in scratch.items()}
+    extra = {piece: _Interval(piece[0], piece[1] - 1, size) for piece, size in scratch.items() if size}
     placed: list[_Interval] = []
     everything = [*intervals.values(), *extra.values()]
     for item in sorted(everything, key=lambda i: (-i.num_bytes, i.first, i.last)):
@@ -59,8 +67,14 @@ def plan_arena(calls: Sequence[Call], bounds: Dims, scratch: Mapping[int, int]) 
     return ArenaPlan(
         _aligned(total),
         {value: item.offset for value, item in intervals.items()},
-        {index: item.offset for index, item in extra.items()},
+        {piece: item.offset for piece, item in extra.items()},
     )
+
+
+def _widened(first: int, last: int, pieces: Iterable[Piece]) -> Piece:
+    """First and last call of a life, widened to the pieces that it begins and ends in."""
+    touched = [(start, stop) for start, stop in pieces if start <= last and first < stop]
+    return min([first, *(start for start, _ in touched)]), max([last, *(stop - 1 for _, stop in touched)])
 
 
 def num_bytes(value: Value, bounds: Dims) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from aphrodite.ops.kernel import TORCH, Dims, Extent
+from aphrodite.ops.kernel import Dims, Extent
 from aphrodite.program.planner import Plan, Verdict
 from aphrodite.program.trace import Call
 
@@ -51,7 +51,7 @@ def explain(plan: Plan) -> list[SiteReport]:
 def count_torch_forms(plan: Plan) -> tuple[int, int]:
     """Sites served by a torch form at the largest sizes, and sites in all."""
     bound = plan.at(plan.planner.bounds)
-    return sum(piece.kernel.tier == TORCH for piece in bound), len(bound)
+    return sum(piece.falls_back for piece in bound), len(bound)
 
 
 def _key(plan: Plan, call: Call) -> Any:

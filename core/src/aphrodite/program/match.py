@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,7 +73,17 @@ class Pattern:
             if hole.inner and not _private(given, run, end, last_use):
                 return None
         args = {hole.name: given for hole, given in found.items() if not hole.inner}
+        if self._share_memory(args):
+            return None
         return self._call(run, args)
+
+    def _share_memory(self, args: Mapping[str, Argument]) -> bool:
+        """Whether something written is also another argument: a kernel may count on their being apart."""
+        values = [(name, given) for name, given in args.items() if isinstance(given, Value)]
+        written = {arg.name for arg in self.composite.schema.args if arg.written}
+        return any(
+            (a in written or b in written) and x.overlaps(y) for (a, x), (b, y) in itertools.combinations(values, 2)
+        )
 
     def _call(self, run: Sequence[Call], args: Mapping[str, Argument]) -> Call:
         """The composite as one call, its facts under the composite's own names."""

@@ -50,6 +50,11 @@ class Bound:
     call: Call
     kernel: Kernel
 
+    @property
+    def falls_back(self) -> bool:
+        """Whether a torch form does it for want of a kernel. An attention plan that nobody reads wants none."""
+        return self.kernel.tier == TORCH and not _is_attention_plan(self.call)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -86,6 +91,7 @@ class Planner:
     weight_layouts  by name, plain among them
     arch, kv_layout facts of the device and of its cache
     bounds          largest sizes of a step
+    operations      names of all there are, so that a rule for none of them is an error
     """
 
     def __init__(
@@ -99,6 +105,7 @@ class Planner:
         limits: Limits,
         bounds: Dims,
         rules: Rules | None = None,
+        operations: Iterable[str] = (),
     ) -> None:
         self.rules = rules or Rules()
         self.bounds = bounds
@@ -108,6 +115,8 @@ class Planner:
             name: buckets(bound, limits.token_buckets if name == "T" else ())
             for name, bound in zip(Dims._fields, bounds, strict=True)
         }
+        composites = list(composites)
+        self._operations = frozenset(operations) | {c.name for c in composites}
         self._kernels: dict[str, list[Kernel]] = {}
         for kernel in kernels:
             self._kernels.setdefault(kernel.op, []).append(kernel)
@@ -147,6 +156,18 @@ class Planner:
         if key not in self._verdicts:
             self._verdicts[key] = self._judge(call.op, facts)
         return self._verdicts[key]
+
+    def named(self, call: Call, provider: str, dims: Dims) -> Kernel:
+        """The kernel of that name, which another one depends on. KernelError if there is none or it cannot run."""
+        known: list[Kernel] = [*self._kernels.get(call.op.name, []), *torch_forms(call.op)]
+        for kernel in known:
+            if kernel.provider == provider:
+                if reason := kernel.where.refusal(self.facts(call, dims, PLAIN.name)):
+                    raise KernelError(
+                        f"{provider} is needed at {call.site} and cannot run: {reason}", subject=call.site
+                    )
+                return kernel
+        raise KernelError(f"there is no {call.op.name} kernel {provider!r}, needed at {call.site}", subject=call.site)
 
     def facts(self, call: Call, dims: Dims, weights: str) -> dict[str, Any]:
         """What constraints see: everything about the call at these sizes."""
@@ -241,15 +262,19 @@ class Planner:
         return None if rule is None else list(rule)
 
     def _check_rules(self, program: Program) -> None:
+        named = {*self._kernels, *self._operations, *(call.op.name for call in program.calls)}
+        known = sorted({op.partition("@")[0] for op in named})
         for name, rule in self.rules.kernels.items():
-            known = [k.provider for op, ks in self._kernels.items() if op.partition("@")[0] == name for k in ks]
-            known += ["reference", "portable", "none"]
+            where = f"kernels.{name}"
+            if name not in known:
+                raise KernelError(
+                    f"{where}: there is no operation {name!r}; there are {', '.join(known)}", subject=where
+                )
+            ours = [k.provider for op, ks in self._kernels.items() if op.partition("@")[0] == name for k in ks]
+            providers = [*ours, "reference", "portable", "none"]
             for glob in rule:
-                if not any(fnmatch.fnmatchcase(provider, glob) for provider in known):
-                    raise KernelError(
-                        f"kernels.{name} asks for {glob!r}; there are {', '.join(known)}",
-                        subject=f"kernels.{name}",
-                    )
+                if not any(fnmatch.fnmatchcase(provider, glob) for provider in providers):
+                    raise KernelError(f"{where} asks for {glob!r}; there are {', '.join(providers)}", subject=where)
 
 
 class Plan:
@@ -277,6 +302,20 @@ class Plan:
         calls = [*self.program.calls, *(whole for found in self._matches.values() for _, whole in found)]
         return sorted({dims for call in calls for dims in self.planner.sizes(call)})
 
+    def choices(self) -> Iterator[Bound]:
+        """Everything that may be chosen at some size: for each call and each composite, its kernels at its own buckets.
+
+        More than `at` shows at `buckets()`: sizes of different calls meet in combinations that neither lists.
+        """
+        for index, call in enumerate(self.program.calls):
+            for stop, one in ((index + 1, call), *((index + n, whole) for n, whole in self._matches[index])):
+                for dims in self.planner.sizes(one):
+                    kernel, _ = self.planner.decide(one, dims, self.layout_of(one))
+                    if kernel is not None:
+                        yield Bound(index, stop, one, kernel)
+        for bucket in self.buckets():
+            yield from (bound for bound in self.at(bucket) if _is_attention_plan(bound.call))
+
     def layout_of(self, call: Call) -> str:
         """The weight layout of the matrices a call reads; plain when it reads none."""
         names = {self.layouts[ref.name] for ref in matrices(call)}
@@ -292,7 +331,7 @@ class Plan:
         forms: list[str] = []
         for bucket in self.buckets():
             for bound in self.at(bucket):
-                if bound.kernel.tier == TORCH and bound.call.site not in forms:
+                if bound.falls_back and bound.call.site not in forms:
                     forms.append(bound.call.site)
         if forms and self.planner.rules.fallback == "error":
             raise KernelError(
@@ -314,7 +353,7 @@ class Plan:
             else:
                 chosen.append(Bound(index, index + 1, calls[index], self._one(calls[index], bucket)))
             index = chosen[-1].stop
-        return iter(self._with_attention_plans(chosen))
+        return self._with_attention_plans(chosen, bucket)
 
     def _one(self, call: Call, bucket: Dims) -> Kernel:
         kernel, verdicts = self.planner.decide(call, bucket, self.layout_of(call))
@@ -322,10 +361,10 @@ class Plan:
             raise KernelError(f"no kernel for {call.op.name} at {call.site}: {_list(verdicts)}", subject=call.site)
         return kernel
 
-    def _with_attention_plans(self, chosen: Sequence[Bound]) -> Iterator[Bound]:
+    def _with_attention_plans(self, chosen: Sequence[Bound], bucket: Dims) -> Iterator[Bound]:
         """attn_plan is done by the kernel that the winning attention kernels of its cache group name."""
         for bound in chosen:
-            if not bound.call.op.name.startswith("attn_plan@"):
+            if not _is_attention_plan(bound.call):
                 yield bound
                 continue
             readers = [
@@ -337,18 +376,19 @@ class Plan:
                     f"attention kernels of one cache group want different plans: {', '.join(sorted(wanted))}",
                     subject=bound.call.site,
                 )
-            known = self.planner.candidates(bound.call.op)
             provider = wanted.pop() if wanted else "reference"
-            kernels = [kernel for kernel in known if kernel.provider == provider]
-            if not kernels:
-                raise KernelError(f"there is no attn_plan kernel {provider!r}", subject=bound.call.site)
-            yield Bound(bound.start, bound.stop, bound.call, kernels[0])
+            kernel = self.planner.named(bound.call, provider, bucket)
+            yield Bound(bound.start, bound.stop, bound.call, kernel)
 
 
 def matrices(call: Call) -> list[WeightRef]:
     """Weights of a call that have a layout."""
     kinds = {arg.name for arg in call.op.schema.args if arg.kind in ("Packed", "Table")}
     return [arg for name, arg in call.args.items() if name in kinds and isinstance(arg, WeightRef)]
+
+
+def _is_attention_plan(call: Call) -> bool:
+    return call.op.name.startswith("attn_plan@")
 
 
 def _round_up(size: int, sizes: Sequence[int]) -> int:

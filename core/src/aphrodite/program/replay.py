@@ -40,12 +40,12 @@ class BoundProgram:
         self._resolve = resolve
         self.externals = externals
         self._bounds = plan.planner.bounds
-        choices = {(b.start, b.stop, b.kernel.provider): b for dims in plan.buckets() for b in plan.at(dims)}
+        choices = {(b.start, b.stop, b.kernel.provider): b for b in plan.choices()}
         spaces = {key: self._workspace(bound) for key, bound in choices.items()}
-        scratch: dict[int, int] = {}
-        for (start, _, _), (need, _) in spaces.items():
-            scratch[start] = max(scratch.get(start, 0), need)
-        self._layout = plan_arena(plan.program.calls, self._bounds, {i: n for i, n in scratch.items() if n})
+        scratch: dict[tuple[int, int], int] = {}
+        for (start, stop, _), (need, _) in spaces.items():
+            scratch[start, stop] = max(scratch.get((start, stop), 0), need)
+        self._layout = plan_arena(plan.program.calls, self._bounds, scratch)
         self.arena_bytes = self._layout.num_bytes
         self._arena = platform.memory.arena(max(self.arena_bytes, 1))
         zeroed = max((need for _, need in spaces.values()), default=0)
@@ -87,6 +87,7 @@ class BoundProgram:
             if isinstance(given, Value) and given.extent is not None
         }
         binding = Binding(
+            f"{kernel.provider} at {call.site}",
             args,
             extents,
             self._bounds,
@@ -101,7 +102,7 @@ class BoundProgram:
 
     def _scratch(self, bound: Bound) -> Any:
         size, _ = self._workspace(bound)
-        return self._arena.tensor(self._layout.scratch[bound.start], (size,), (1,), "u8") if size else None
+        return self._arena.tensor(self._layout.scratch[bound.start, bound.stop], (size,), (1,), "u8") if size else None
 
     def _argument(self, given: Argument, kind: str) -> Any:
         if isinstance(given, Value):
@@ -128,7 +129,7 @@ def bind_function(kernel: Kernel, binding: Binding, platform: Platform) -> Run:
     """Bind a kernel given as a function: it gets the arguments it declares, cut to the step's sizes."""
     assert kernel.fn is not None
     names = declared(kernel.fn)
-    function = platform.forms.adapt(kernel.fn, binding.stream)
+    function = platform.forms.adapt(kernel.fn, binding.stream, binding.name)
     fixed = {n: binding.args[n] for n in names if n in binding.args and n not in binding.extents}
     varying: list[tuple[str, Any, Extent]] = [
         (n, binding.args[n], binding.extents[n]) for n in names if n in binding.extents

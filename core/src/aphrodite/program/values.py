@@ -50,8 +50,18 @@ class Value:
 
     def flat(self) -> Value:
         """A [T, H, D] value as [T, H * D]."""
-        inner = [size for size in self.shape[1:] if isinstance(size, int)]
-        return self._view(self.offset, (self.shape[0], math.prod(inner)))
+        return self._view(self.offset, (self.shape[0], self.width))
+
+    def overlaps(self, other: Value) -> bool:
+        """Whether the two have memory in common."""
+        if self.base is not other.base:
+            return False
+        return self.offset < other.offset + other.width and other.offset < self.offset + self.width
+
+    @property
+    def width(self) -> int:
+        """Elements of one row."""
+        return math.prod(size for size in self.shape[1:] if isinstance(size, int))
 
     def _view(self, offset: int, shape: tuple[Size, ...]) -> Value:
         return Value(shape, self.dtype, self.stride, offset, view_of=self.base)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from aphrodite.errors import DeviceError
 from aphrodite.ops.kernel import Dims
 from aphrodite.platform.spi import Event, Limits, Platform, Stream
 from aphrodite.program.replay import BoundProgram
@@ -67,6 +68,7 @@ class ModelRunner:
         self._updates = updates
         self._edits_size = bounds.U
         self._pad = limits.pad
+        self._vocab_size = int(programs.forward.externals["logits"].shape[1])
         slots = limits.steps_in_flight + 2
         host = platform.memory.host
         width = 1 + MAX_LOGPROBS
@@ -111,12 +113,14 @@ class ModelRunner:
         for name, host in arrays.items():
             self._platform.memory.download(host, program.externals[name].narrow(0, 0, num), self._stream)
         event.record(self._stream)
-        return PendingResults(arrays, event)
+        return PendingResults(arrays, event, self._vocab_size)
 
     def close(self) -> None:
         """Wait for the device and let go of it."""
-        self._platform.device.synchronize()
-        self._platform.device.close()
+        try:
+            self._platform.device.synchronize()
+        finally:
+            self._platform.device.close()
 
     def _write_rows(self, index: Int32, values: Int32) -> None:
         """Write differences into the row state, in as many uploads as the staging buffer needs."""
@@ -159,6 +163,7 @@ class PendingResults:
 
     arrays: Mapping[str, torch.Tensor]
     event: Event
+    vocab_size: int
 
     def done(self) -> bool:
         return self.event.done()
@@ -166,5 +171,10 @@ class PendingResults:
     def result(self) -> StepOutput:
         self.event.wait()
         host = {name: tensor.numpy().copy() for name, tensor in self.arrays.items()}
+        if ((host["ids"] < -1) | (host["ids"] >= self.vocab_size)).any():
+            raise DeviceError(
+                f"the device drew a token that is neither -1 nor in 0..{self.vocab_size - 1}: {host['ids'].tolist()}",
+                subject="ids",
+            )
         logprobs = Logprobs(host["lp"], host["top_ids"], host["rank"]) if "lp" in host else None
         return StepOutput(host["ids"], logprobs)

@@ -33,7 +33,7 @@ class TensorSource(Protocol):
     def infos(self) -> Mapping[str, TensorInfo]: ...
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows start to stop (entries, of a vector) as a host tensor that the caller may keep until the next call."""
+        """Rows start to stop (entries, of a vector) as a host tensor of its own, which the caller may keep."""
         ...
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ class DummySource:
         out = torch.empty(stop - start, *shape[1:], dtype=self._dtype)
         key = zlib.crc32(name.encode()) ^ self._seed
         for tile in range(start // _TILE_ROWS, -(-stop // _TILE_ROWS)):
-            generator = torch.Generator().manual_seed(key * 1_000_003 + tile)
+            generator = torch.Generator().manual_seed((key * 1_000_003 + tile) % 2**63)
             values = torch.randn(_TILE_ROWS, *shape[1:], generator=generator) * shape[-1] ** -0.5
             first = tile * _TILE_ROWS
             low, high = max(start, first), min(stop, first + _TILE_ROWS)

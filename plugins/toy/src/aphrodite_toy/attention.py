@@ -1,6 +1,6 @@
 """Attention over the toy's KV layout: a plan made once a step, and the kernel that works it off in every layer.
 
-meta  [1 + 4 MAX_SEQS] i32:  [count | item 0: sequence, first token, tokens, length | item 1 ... | undefined]
+meta  [1 + 4 S] i32:  [count | item 0: sequence, first token, tokens, length | item 1 ... | undefined]
 Sequences without new tokens, padding among them, are no items.
 """
 
@@ -11,9 +11,7 @@ import torch
 from aphrodite.plugin import KVView
 
 PLAN = "toy.attn_plan"
-MAX_SEQS = 256
-_ITEM = 4  # words
-META_WORDS = 1 + _ITEM * MAX_SEQS
+META_WORDS, META_WORDS_A_SEQ = 1, 4
 
 
 def plan(meta: torch.Tensor, seq_lens: torch.Tensor, cu_q: torch.Tensor) -> None:
@@ -38,7 +36,7 @@ def attend(
 ) -> None:
     """attn_paged@1, item by item from meta; seq_lens and cu_q are in it already. Rows of padding stay as they are."""
     count = int(meta[0])
-    for seq, first, num_new, length in meta[1 : 1 + _ITEM * count].view(count, _ITEM).tolist():
+    for seq, first, num_new, length in meta[1 : 1 + META_WORDS_A_SEQ * count].view(count, META_WORDS_A_SEQ).tolist():
         blocks = tables[seq, : -(-length // cache.block_size)].long()
         k, v = _gather(cache.k, blocks)[:length], _gather(cache.v, blocks)[:length]
         rows = slice(first, first + num_new)

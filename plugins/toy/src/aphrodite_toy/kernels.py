@@ -21,7 +21,7 @@ def bind_rms_norm(binding: Binding) -> Run:
 
     def run(dims: Dims) -> None:
         num = rows.at(dims)
-        stream.enqueue("toy.rms_norm", _normalise, out.narrow(0, 0, num), x.narrow(0, 0, num), w, eps, offset)
+        stream.enqueue(binding.name, _normalise, out.narrow(0, 0, num), x.narrow(0, 0, num), w, eps, offset)
 
     return run
 
@@ -80,7 +80,7 @@ KERNELS = (
         "attn_paged@1",
         "toy.attention",
         fn=attention.attend,
-        where=C(layout=THDKB.name, S=between(0, attention.MAX_SEQS), features={"causal", "window"}),
+        where=C(layout=THDKB.name, features={"causal", "window"}),
         tier=NATIVE,
         flags=_STABLE,
         plan=attention.PLAN,

@@ -27,7 +27,7 @@ def bind(binding: Binding) -> Run:
     def run(dims: Dims) -> None:
         num = rows.at(dims)
         cut = out.narrow(0, 0, num), x.narrow(0, 0, num)
-        stream.enqueue("toy.linear", _split_k, *cut, w, bias, binding.scratch, binding.zeroed)
+        stream.enqueue(binding.name, _split_k, *cut, w, bias, binding.scratch, binding.zeroed)
 
     return run
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from aphrodite.plugin import KVLayout, KVView, Packed, Rows, ShapeError, torch_dtype
+from aphrodite.plugin import KVLayout, KVView, ShapeError, Structure, torch_dtype
 from aphrodite_toy.device import ToyStream
 
 _ALIGN = 256  # bytes; what the contract promises of `empty` and of arenas
@@ -98,13 +98,7 @@ class Heap:
             typed = memory.view(torch_dtype(argument.dtype))
             start = typed.storage_offset() + argument.offset_bytes // typed.itemsize
             return typed.as_strided(argument.shape, argument.strides, start)
-        if isinstance(argument, KVView):
-            return replace(argument, k=self.open(argument.k), v=self.open(argument.v))
-        if isinstance(argument, Packed):
-            return replace(argument, data=self.open(argument.data))
-        if isinstance(argument, Rows):
-            return replace(argument, state=self.open(argument.state))
-        return argument
+        return argument.map(self.open) if isinstance(argument, Structure) else argument
 
 
 @dataclass(frozen=True)
@@ -133,11 +127,21 @@ class ToyMemory:
         return ToyArena(self.heap.allocate(num_bytes, zeroed=False))
 
     def allocate_kv(
-        self, layout: KVLayout, *, num_blocks: int, block_size: int, num_heads: int, head_dim: int, dtype: str
+        self,
+        layout: KVLayout,
+        *,
+        num_blocks: int,
+        block_size: int,
+        num_heads: int,
+        head_dim: int,
+        value_dim: int,
+        dtype: str,
     ) -> KVView:
-        shape = layout.shape(block=num_blocks, kv=2, token=block_size, head=num_heads, dim=head_dim)
-        storage, axis = self.zeros(shape, dtype), layout.axes.index("kv")
-        return KVView(storage.select(axis, 0), storage.select(axis, 1), layout, block_size)
+        def half(dim: int) -> ToyTensor:
+            shape = layout.shape(block=num_blocks, kv=1, token=block_size, head=num_heads, dim=dim)
+            return self.zeros(shape, dtype).select(layout.axes.index("kv"), 0)
+
+        return KVView(half(head_dim), half(value_dim), layout, block_size)
 
     def host(self, shape: Sequence[int], dtype: str) -> torch.Tensor:
         return poison(torch.empty(tuple(shape), dtype=torch_dtype(dtype)))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from aphrodite.plugin import DeviceInfo, Limits
-from aphrodite_toy.attention import META_WORDS
+from aphrodite_toy.attention import META_WORDS, META_WORDS_A_SEQ
 from aphrodite_toy.device import ToyDevice, ToyStream
 from aphrodite_toy.layouts import THDKB
 from aphrodite_toy.memory import Heap, ToyMemory
@@ -19,6 +19,7 @@ LIMITS = Limits(
     steps_in_flight=1,
     max_logit_rows=64,
     attn_meta_words=META_WORDS,
+    attn_meta_words_a_seq=META_WORDS_A_SEQ,
     kv_share=0.1,
     kv_cap_bytes=256 << 20,
     dtypes=("f32", "bf16", "f16"),
@@ -29,9 +30,8 @@ LIMITS = Limits(
 class ToyForms:
     """Forms protocol: a torch form is work like any other, in the queue's order."""
 
-    def adapt(self, form: Callable[..., None], stream: object) -> Callable[..., None]:
+    def adapt(self, form: Callable[..., None], stream: object, name: str) -> Callable[..., None]:
         assert isinstance(stream, ToyStream)
-        name = f"{form.__module__}.{form.__qualname__}"
 
         def queued(*args: object, **kwargs: object) -> None:
             stream.enqueue(name, form, *args, **kwargs)

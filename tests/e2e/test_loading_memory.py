@@ -1,0 +1,109 @@
+"""Loading streams: at its peak a process holds the weights and little more, not the weights twice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.support.checkpoints import Checkpoints, write_json
+
+# A wide network of two layers, tied: 302 MB in float32, of which a matrix of the feed-forward is 38 MB.
+HIDDEN, INNER, LAYERS, VOCAB = 1536, 6144, 2, 1024
+# What is there beside the weights: the cache (4 blocks), the arena of a step of 16 tokens, row state, staging buffers,
+# the rotary table, Python objects. Fixed by the settings below.
+REST_BYTES = 12 << 20
+
+# Loads the tiny checkpoint first, so that what is imported and cached on first use is not counted.
+SCRIPT = """
+import json, sys
+import torch
+from aphrodite import LLM, SamplingParams
+
+def status(field):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(field + ":")) << 10
+
+tiny, folder = sys.argv[1:]
+settings = dict(
+    device="cpu", dtype="float32", max_model_len=64, num_blocks=4, max_num_seqs=2, max_num_batched_tokens=16
+)
+params = SamplingParams(temperature=0, max_tokens=2)
+with LLM(tiny, **settings) as llm:
+    llm.generate([[3, 4]], params)
+before = status("VmRSS")
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the peak starts over
+with LLM(folder, **settings) as llm:
+    peak = status("VmHWM")
+    (output,) = llm.generate([[3, 4]], params)
+print(json.dumps({"before": before, "peak": peak, "tokens": output.outputs[0].token_ids}))
+"""
+
+
+def shapes() -> Mapping[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCAB, HIDDEN), "model.norm.weight": (HIDDEN,)}
+    for layer in range(LAYERS):
+        at = f"model.layers.{layer}"
+        found |= {f"{at}.self_attn.{name}_proj.weight": (HIDDEN, HIDDEN) for name in "qkvo"}
+        found |= {f"{at}.mlp.{name}_proj.weight": (INNER, HIDDEN) for name in ("gate", "up")}
+        found |= {f"{at}.mlp.down_proj.weight": (HIDDEN, INNER)}
+        found |= {f"{at}.{name}_layernorm.weight": (HIDDEN,) for name in ("input", "post_attention")}
+    return found
+
+
+def write_checkpoint(folder: Path, dtype: torch.dtype) -> None:
+    """The checkpoint in shards of a few tensors each."""
+    folder.mkdir()
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": VOCAB,
+        "hidden_size": HIDDEN,
+        "intermediate_size": INNER,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 12,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": True,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    write_json(folder / "config.json", config)
+    names = list(shapes())
+    parts = [names[start : start + 5] for start in range(0, len(names), 5)]
+    index = {}
+    for number, part in enumerate(parts, start=1):
+        file = f"model-{number:05}-of-{len(parts):05}.safetensors"
+        save_file({name: (torch.randn(shapes()[name]) * 0.02).to(dtype) for name in part}, folder / file)
+        index |= dict.fromkeys(part, file)
+    write_json(folder / "model.safetensors.index.json", {"weight_map": index})
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_peak_of_loading_is_the_weights_and_a_part_of_the_largest_tensor(
+    dtype: torch.dtype, checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    write_checkpoint(tmp_path / "wide", dtype)
+    tiny = checkpoints.llama(seed=20, num_hidden_layers=1)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tiny), str(tmp_path / "wide")], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    sizes = [torch.Size(shape).numel() * 4 for shape in shapes().values()]  # as computed with: float32
+    weights, largest = sum(sizes), max(sizes)
+    growth = seen["peak"] - seen["before"]
+    print(
+        f"from {dtype}: grew by {growth / 1e6:.1f} MB for {weights / 1e6:.1f} MB of weights, largest tensor "
+        f"{largest / 1e6:.1f} MB: {(growth - weights) / 1e6:.1f} MB above the weights"
+    )
+    assert len(seen["tokens"]) == 2
+    assert weights > 290e6
+    assert growth >= 0.95 * weights, "this did not measure the load"
+    assert growth <= weights + 1.15 * largest + REST_BYTES

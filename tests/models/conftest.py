@@ -1,0 +1,5 @@
+"""Checkpoints and devices for the tests of models."""
+
+from tests.support.fixtures import checkpoints, device, one_thread, reference
+
+__all__ = ["checkpoints", "device", "one_thread", "reference"]

@@ -1,0 +1,170 @@
+"""Tiny real checkpoints, made by Transformers from a config and a seed.
+
+Default initialisation hides errors: with norms of one, biases of zero and small matrices a wrong norm, a forgotten
+bias or a wrong attention scale changes almost nothing. Here matrices are randn * 1.5 / sqrt(fan_in), norms
+1 + 0.3 randn, biases 0.3 randn.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging
+
+logging.disable_progress_bar()
+logging.set_verbosity_error()
+
+VOCAB_SIZE = 320
+BOS, EOS = 1, 2
+SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
+_CORPUS = (
+    "The engine schedules a step, executes it and updates its sequences.",
+    "A block holds sixteen tokens; a sequence has as many blocks as it needs.",
+    "Grüße aus der Küche: für Äpfel, Öl und Brötchen zahlen wir 12 € und 50 ct.",
+    "the the the there then than that this these those other another",
+)
+DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
+}
+
+
+class FreeConfig(LlamaConfig):
+    """Llama's config without Transformers' wish that hidden_size be a multiple of the heads: with head_dim given,
+    its own modules do not need it."""
+
+    def validate(self) -> None:
+        pass
+
+
+class Checkpoints:
+    """Folders of checkpoints by what they were made from; each is made once a session, and nobody may write to it."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._made: dict[str, Path] = {}
+        self._numbers = itertools.count()
+
+    def llama(
+        self,
+        *,
+        seed: int = 0,
+        dtype: str = "float32",
+        shard_size: str | None = None,
+        embedding_scale: float = 1.0,
+        tokenizer: bool = True,
+        generation: Mapping[str, Any] | None = None,
+        old_style: str | None = None,
+        without: tuple[str, ...] = (),
+        **config: Any,
+    ) -> Path:
+        """A Llama checkpoint.
+
+        config     fields of LlamaConfig over DEFAULTS
+        old_style  "rope_type" or "type": config.json as Transformers wrote it before version 5, with that key
+        without    fields left out of config.json
+        """
+        arguments = {name: value for name, value in locals().items() if name != "self"}
+        key = json.dumps(arguments, sort_keys=True, default=str)
+        if key not in self._made:
+            folder = self._root / f"llama{next(self._numbers)}"
+            save_llama(
+                folder,
+                seed=seed,
+                dtype=dtype,
+                shard_size=shard_size,
+                embedding_scale=embedding_scale,
+                config=config,
+            )
+            if tokenizer:
+                train_tokenizer().save(str(folder / "tokenizer.json"))
+            write_json(folder / "generation_config.json", {"eos_token_id": EOS, **(generation or {})})
+            if old_style:
+                edit_json(folder / "config.json", lambda data: as_before_version_5(data, old_style))
+            edit_json(folder / "config.json", lambda data: [data.pop(name, None) for name in without])
+            self._made[key] = folder
+        return self._made[key]
+
+    def copy(self, folder: Path, to: Path) -> Path:
+        """A folder's copy that the caller may spoil."""
+        return Path(shutil.copytree(folder, to))
+
+
+def save_llama(
+    folder: Path,
+    *,
+    seed: int,
+    dtype: str,
+    shard_size: str | None,
+    embedding_scale: float,
+    config: Mapping[str, Any],
+) -> None:
+    """Make the network, scale its weights, save it."""
+    settings = {**DEFAULTS, **config}
+    model = LlamaForCausalLM(FreeConfig(**settings))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if "norm" in name:
+                parameter.copy_(1 + 0.3 * noise)
+            elif name.endswith("bias"):
+                parameter.copy_(0.3 * noise)
+            else:
+                scale = embedding_scale if "embed_tokens" in name else 1.0
+                parameter.copy_(noise * scale * 1.5 / parameter.shape[-1] ** 0.5)
+    model = model.to(getattr(torch, dtype))
+    model.save_pretrained(folder, **({"max_shard_size": shard_size} if shard_size else {}))
+
+
+def train_tokenizer() -> Tokenizer:
+    """A byte-level BPE tokenizer of VOCAB_SIZE tokens that puts <s> in front, as Llama's do."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_CORPUS, trainer)
+    assert tokenizer.get_vocab_size() == VOCAB_SIZE
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
+    return tokenizer
+
+
+def as_before_version_5(data: dict[str, Any], key: str) -> None:
+    """Rewrite a config's rope_parameters and dtype as rope_theta, rope_scaling and torch_dtype."""
+    rope = dict(data.pop("rope_parameters"))
+    data["rope_theta"] = rope.pop("rope_theta")
+    kind = rope.pop("rope_type", "default")
+    data["rope_scaling"] = None if kind == "default" else {key: kind, **rope}
+    data["torch_dtype"] = data.pop("dtype")
+
+
+def write_json(path: Path, data: object) -> None:
+    path.write_text(json.dumps(data, indent=2))
+
+
+def edit_json(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change a JSON file in place."""
+    data = json.loads(path.read_text())
+    edit(data)
+    write_json(path, data)

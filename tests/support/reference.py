@@ -1,0 +1,55 @@
+"""What Transformers says about a checkpoint: the truth that the engine is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import LlamaForCausalLM
+
+from tests.support.checkpoints import FreeConfig
+
+
+class Reference:
+    """A checkpoint in Transformers. Answers are remembered, so that every device is judged by the same ones.
+
+    dtype  of the computation; the weights are converted if the checkpoint's is another
+    """
+
+    def __init__(self, folder: Path, dtype: str = "float32") -> None:
+        self.folder = folder
+        self.dtype = dtype
+        config = FreeConfig.from_pretrained(folder)
+        self.model = LlamaForCausalLM.from_pretrained(
+            folder, config=config, dtype=getattr(torch, dtype), attn_implementation="eager"
+        ).eval()
+        self._greedy: dict[tuple[tuple[int, ...], int], list[int]] = {}
+        self._logprobs: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def greedy(self, prompt: Sequence[int], num_tokens: int) -> list[int]:
+        """The tokens that Transformers generates, end tokens ignored."""
+        key = tuple(prompt), num_tokens
+        if key not in self._greedy:
+            ids = torch.tensor([list(prompt)])
+            with torch.inference_mode():
+                out = self.model.generate(
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=num_tokens,
+                    min_new_tokens=num_tokens,
+                    do_sample=False,
+                    eos_token_id=-1,
+                    pad_token_id=0,
+                )
+            self._greedy[key] = out[0, len(prompt) :].tolist()
+        return self._greedy[key]
+
+    def logprobs(self, tokens: Sequence[int]) -> torch.Tensor:
+        """[len(tokens), V] f64: log-probabilities of what follows each token, from one forward pass without a cache."""
+        key = tuple(tokens)
+        if key not in self._logprobs:
+            with torch.inference_mode():
+                logits = self.model(torch.tensor([list(tokens)]), use_cache=False).logits[0]
+            self._logprobs[key] = logits.double().log_softmax(-1)
+        return self._logprobs[key]
