@@ -18,7 +18,7 @@ from aphrodite.kv.manager import KVCacheManager
 from aphrodite.models.config import HFConfig
 from aphrodite.models.decoder import Decoder
 from aphrodite.models.spec import DecoderSpec
-from aphrodite.ops.table import COMPOSITES, OPS
+from aphrodite.ops.table import COMPOSITES
 from aphrodite.platform.dtypes import ITEMSIZE
 from aphrodite.platform.layout import Rows
 from aphrodite.platform.spi import Limits, Platform, Stream
@@ -45,7 +45,7 @@ from aphrodite.sched.scheduler import Budget, Scheduler
 from aphrodite.types.progress import NoProgress, Progress
 from aphrodite.weights.load import load_weights
 from aphrodite.weights.safetensors import SafetensorsSource
-from aphrodite.weights.source import DummySource, TensorSource, check_names
+from aphrodite.weights.source import DummySource, TensorSource, check_copy, check_names
 
 _LOG = logging.getLogger("aphrodite")
 _RESERVED = ("graphs", "collectives", "compiler", "replay")
@@ -157,7 +157,6 @@ def make_planner(config: EngineConfig, found: Discovery, entry: PlatformEntry, l
         limits=limits,
         bounds=sizes.bounds,
         rules=Rules(config.device.kernels, config.device.fallback),
-        operations=OPS,
     )
 
 
@@ -280,6 +279,8 @@ class _Assembly:
         layouts = {name: plan.found.registry.weight_layouts[layout] for name, layout in plan.forward.layouts.items()}
         source = self._source(parameters)
         try:
+            if plan.spec.tied:
+                check_copy(source, f"{plan.spec.names.head}.weight", f"{plan.spec.names.embedding}.weight")
             return load_weights(
                 parameters,
                 source,

@@ -24,6 +24,7 @@ from aphrodite.platform.spi import DeviceInfo, Limits, Platform
 from aphrodite.weights.hub import locate
 
 _UPDATES = 8192  # words of row state that one upload holds; longer prompts take several
+_MOST_IN_A_STEP = 1 << 20  # the buffers of a larger step would fit nowhere
 CORE = "core"
 
 
@@ -64,6 +65,11 @@ class Sizes:
 def find_plugins(config: EngineConfig) -> Discovery:
     """All plugins that the config and the environment allow, loaded."""
     schemas = {name: op.schema for name, op in OPS.items()} | {name: c.schema for name, c in COMPOSITES.items()}
+    known = sorted({name.partition("@")[0] for name in schemas})
+    if unknown := sorted(set(config.device.kernels) - set(known)):
+        raise UsageError(
+            f"kernels: there is no operation {unknown[0]!r}; there are {', '.join(known)}", subject="kernels"
+        )
     return discover(schemas, policy=config.device.plugins or env.plugins(), env=env.everything())
 
 
@@ -181,6 +187,9 @@ def choose_sizes(
             subject="max_model_len",
         )
     num_tokens = scheduler.max_num_batched_tokens
+    for name, value in (("max_num_batched_tokens", num_tokens), ("max_num_seqs", scheduler.max_num_seqs)):
+        if value > _MOST_IN_A_STEP:
+            raise CapacityError(f"{name} must be at most {_MOST_IN_A_STEP}, got {value}", subject=name)
     num_logits = max(scheduler.max_num_seqs, min(limits.max_logit_rows, num_tokens))
     bounds = Dims(num_tokens, scheduler.max_num_seqs, num_logits, _UPDATES, num_tokens, longest)
     return Sizes(kv, longest, bounds)
@@ -207,6 +216,13 @@ def _size_kv(
         budget = min(budget, limits.kv_cap_bytes)
     budget = cache.kv_cache_memory_bytes or budget
     kv = plan_kv(groups, block_size=block_size, num_blocks=cache.num_blocks, budget_bytes=budget)
+    if kv.num_bytes > free_bytes - weight_bytes:
+        asked = "num_blocks" if cache.num_blocks else "kv_cache_memory_bytes"
+        raise CapacityError(
+            f"{asked} {getattr(cache, asked)} does not fit: the KV cache would have {kv.num_bytes >> 20} MiB, and "
+            f"{(free_bytes - weight_bytes) >> 20} MiB are free beside the weights",
+            subject=asked,
+        )
     if cache.num_blocks is None and cache.kv_cache_memory_bytes is None:
         longest = config.model.max_model_len or spec.max_position
         useful = config.scheduler.max_num_seqs * -(-longest // block_size)

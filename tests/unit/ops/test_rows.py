@@ -62,6 +62,7 @@ class Step:
         rows.view("table0")[NUM_ROWS] = 0
         rows.view("tokens")[NUM_ROWS] = 77  # nor is the spare row clean
         rows.view("num_computed")[NUM_ROWS] = 3
+        rows.view("temperature")[NUM_ROWS] = 0.7
         for number, row in self.rows.items():
             rows.view("seed")[number] = row.seed
             rows.view("num_tokens")[number] = len(row.tokens)

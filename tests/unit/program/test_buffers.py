@@ -20,8 +20,9 @@ T = Extent("T")
 
 
 @st.composite
-def programs(draw: Any) -> tuple[list[Call], Dims, dict[int, int]]:
-    """Calls over random buffers and views of them; what an operation means does not matter here."""
+def programs(draw: Any) -> tuple[list[Call], Dims, dict[tuple[int, int], int]]:
+    """Calls over random buffers and views of them, and the pieces that one kernel may do with the scratch each needs;
+    what an operation means does not matter here."""
     dtypes = st.sampled_from(["f32", "bf16", "i64", "u8"])
     rows, names = st.sampled_from([T, 1, 3]), st.sampled_from(["", "", "", "in"])
     values = [
@@ -37,13 +38,15 @@ def programs(draw: Any) -> tuple[list[Call], Dims, dict[int, int]]:
             assert isinstance(width, int)
             args[f"a{place}"] = value.columns(0, width // 2) if width > 1 and draw(st.booleans()) else value
         calls.append(Call(add, f"site{index}", {**args, "n": 3}, {}))
-    scratch = draw(st.dictionaries(st.integers(0, len(calls) - 1), st.integers(1, 5000)))
+    starts, lengths = st.integers(0, len(calls) - 1), st.integers(1, 3)
+    cuts = draw(st.dictionaries(st.tuples(starts, lengths), st.integers(0, 5000)))
+    scratch = {(start, min(start + length, len(calls))): size for (start, length), size in cuts.items()}
     return calls, Dims(T=draw(st.integers(0, 40))), scratch
 
 
 @given(programs())
 @settings(max_examples=300)
-def test_what_lives_together_does_not_overlap(made: tuple[list[Call], Dims, dict[int, int]]) -> None:
+def test_what_lives_together_does_not_overlap(made: tuple[list[Call], Dims, dict[tuple[int, int], int]]) -> None:
     calls, bounds, scratch = made
     plan = plan_arena(calls, bounds, scratch)
     bases = {a.base for call in calls for a in call.args.values() if isinstance(a, Value) and not a.base.name}
@@ -56,8 +59,14 @@ def test_what_lives_together_does_not_overlap(made: tuple[list[Call], Dims, dict
             if any(isinstance(a, Value) and a.base is value for a in call.args.values())
         ]
         size = value.sizes(bounds)[0] * value.stride * ITEMSIZE[value.dtype]
-        pieces.append((uses[0], uses[-1], plan.offsets[value], plan.offsets[value] + size))
-    pieces += [(i, i, plan.scratch[i], plan.scratch[i] + size) for i, size in scratch.items()]
+        touched = [piece for piece in scratch if piece[0] <= uses[-1] and uses[0] < piece[1]]
+        first = min([uses[0], *(start for start, _ in touched)])
+        last = max([uses[-1], *(stop - 1 for _, stop in touched)])
+        pieces.append((first, last, plan.offsets[value], plan.offsets[value] + size))
+    for (start, stop), size in scratch.items():
+        if size:
+            place = plan.scratch[start, stop]
+            pieces.append((start, stop - 1, place, place + size))
     for one, other in itertools.combinations(pieces, 2):
         together = one[0] <= other[1] and other[0] <= one[1]
         shared = max(one[2], other[2]) < min(one[3], other[3])

@@ -165,11 +165,13 @@ def runner(memory: Memory) -> tuple[ModelRunner, Any, dict[str, int]]:
     return made, shared, counts
 
 
-def plan(rows: list[NewRow], blocks: list[NewBlocks], members: list[tuple[int, int, int, int]]) -> SchedulerOutput:
+def plan(
+    rows: list[NewRow], blocks: list[NewBlocks], members: list[tuple[int, int, int, int]], *, random: bool = False
+) -> SchedulerOutput:
     columns = np.array(members, np.int32).T
     return SchedulerOutput(
         tuple(rows), tuple(blocks), columns[0], columns[0] * 0, columns[1], columns[2], columns[3],
-        max_k=int(columns[1].max()), num_logprobs=-1, any_random=False,
+        max_k=int(columns[1].max()), num_logprobs=-1, any_random=random,
     )  # fmt: skip
 
 
@@ -211,13 +213,14 @@ def test_a_step_pads_its_plan_and_leaves_rows_that_take_no_part_alone() -> None:
 def test_results_are_copies_that_the_next_step_does_not_overwrite() -> None:
     memory = Memory()
     made, _, _ = runner(memory)
-    rows, blocks = [NewRow(0, (5,), 0, 0.0, 0, 0)], [NewBlocks(0, 0, 0, (1, 2, 3))]
+    rows, blocks = [NewRow(0, (5,), 0, 9.0, 0, 0)], [NewBlocks(0, 0, 0, (1, 2, 3))]
     results = []
     kept = []
     for number in range(6):
-        step = plan(rows if number == 0 else [], blocks if number == 0 else [], [(0, 1, 1, 1)])
+        step = plan(rows if number == 0 else [], blocks if number == 0 else [], [(0, 1, 1, 1)], random=True)
         result = made.sample(made.submit(step)).result()
         results.append(result.tokens)
         kept.append(result.tokens.tolist())
+    assert len({tokens[0] for tokens in kept}) > 3, "at such a temperature the draws differ"
     assert [tokens.tolist() for tokens in results] == kept
     assert memory.rows.view("tokens")[0, 1:7].tolist() == [tokens[0] for tokens in kept]

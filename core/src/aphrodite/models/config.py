@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,13 @@ class HFConfig:
         value = self.get(name, int, default)
         if value < 1:
             raise ModelError(f"{self.where}: the field {name!r} must be at least 1, got {value}", subject=name)
+        return value
+
+    def positive(self, name: str, default: float = _REQUIRED) -> float:
+        """A field that scales something: a finite number above 0."""
+        value = self.get(name, float, default)
+        if not 0 < value < math.inf:
+            raise ModelError(f"{self.where}: the field {name!r} must be finite and above 0, got {value}", subject=name)
         return value
 
     def part(self, name: str) -> HFConfig | None:

@@ -27,7 +27,7 @@ def spec(config: HFConfig) -> DecoderSpec:
     return DecoderSpec(
         vocab_size=config.size("vocab_size"),
         hidden_size=config.size("hidden_size"),
-        norm_eps=config.get("rms_norm_eps", float, 1e-6),
+        norm_eps=config.positive("rms_norm_eps", 1e-6),
         layers=(LayerSpec(attention, mlp),) * config.size("num_hidden_layers"),
         tied=config.get("tie_word_embeddings", bool, False),
         max_position=config.size("max_position_embeddings", 2048),

@@ -10,7 +10,7 @@ from aphrodite.models.config import HFConfig
 def read_rope(config: HFConfig, head_dim: int, *, default_theta: float = 10000.0) -> RopeSpec:
     """The rotary embedding that a config asks for. ModelError names a scaling this version does not have."""
     part = config.part("rope_parameters") or config.part("rope_scaling") or HFConfig({}, config.where)
-    theta = part.get("rope_theta", float, config.get("rope_theta", float, default_theta))
+    theta = part.positive("rope_theta", config.positive("rope_theta", default_theta))
     kind = part.get("rope_type", str, part.get("type", str, "default"))
     share = part.get("partial_rotary_factor", float, config.get("partial_rotary_factor", float, 1.0))
     rotary_dim = int(head_dim * share)

@@ -12,6 +12,7 @@ from aphrodite.platform.layout import RowField
 from aphrodite.types.step import Int32, NewBlocks, NewRow
 
 _WORD = ITEMSIZE["i32"]
+_MAX_F32 = float(np.finfo(np.float32).max)
 
 
 class RowTable:
@@ -59,7 +60,7 @@ class RowTable:
 
         for new in new_rows:
             write(new.row, "seed", np.array([new.seed], np.int64).view(np.int32))
-            write(new.row, "temperature", np.array([new.temperature], np.float32).view(np.int32))
+            write(new.row, "temperature", np.array([min(new.temperature, _MAX_F32)], np.float32).view(np.int32))
             numbers = (
                 ("num_tokens", len(new.tokens)),
                 ("num_computed", new.num_computed),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -105,6 +106,26 @@ def check_names(
                 f"{list(shape)}",
                 subject=name,
             )
+
+
+def check_copy(source: TensorSource, name: str, of: str) -> None:
+    """CheckpointError if the tensor `name` is there and is no copy of `of`, to which the config ties it."""
+    infos = source.infos()
+    if name not in infos:
+        return
+    mine, other = infos[name], infos[of]
+    count = max(1, (16 << 20) // max(1, 8 * math.prod(other.shape[1:])))
+    same = mine.shape == other.shape
+    for start in range(0, other.shape[0] if same else 0, count):
+        stop = min(start + count, other.shape[0])
+        rows = source.rows(of, start, stop).to(torch.float32, copy=True)  # the source may reuse its memory
+        same = same and torch.equal(rows, source.rows(name, start, stop).float())
+    if not same:
+        raise CheckpointError(
+            f"{mine.where}: tensor {name!r} differs from {of!r}, and config.json ties them: set tie_word_embeddings to "
+            "false, or remove the tensor",
+            subject=name,
+        )
 
 
 def _some(names: list[str]) -> str:
