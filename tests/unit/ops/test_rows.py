@@ -167,6 +167,26 @@ def inputs_of(step: Step, rows: Rows) -> dict[str, torch.Tensor]:
     return out
 
 
+def test_a_step_of_no_sequence_is_all_padding() -> None:
+    state = Step({}, []).state()
+    wide, narrow = (lambda size: torch.full((size,), 77)), (lambda size: torch.full((size,), 77, dtype=torch.int32))
+    outputs = {
+        "token_ids": wide(3),
+        "positions": wide(3),
+        "row_of_token": narrow(3),
+        "cu_q": narrow(1),
+        "seq_lens": narrow(0),
+        "logit_rows": wide(2),
+        "draw_rows": narrow(2),
+        "forced": wide(2),
+    }
+    plan = {name: narrow(0) for name in ("seq_rows", "num_new", "num_logits", "draws")}
+    step_inputs.reference(**outputs, rows=state, **plan)
+    inert = {"token_ids": -1, "row_of_token": -1, "draw_rows": -1, "forced": -1}
+    for name, tensor in outputs.items():
+        assert (tensor == inert.get(name, 0)).all(), name
+
+
 @given(steps())
 @settings(max_examples=300)
 def test_step_inputs_are_those_of_the_model(step: Step) -> None:

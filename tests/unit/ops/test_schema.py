@@ -61,6 +61,11 @@ def test_what_does_not_follow_the_grammar_is_named(text: str, part: str) -> None
     assert repr(part) in str(caught.value)
 
 
+def test_a_name_stands_once() -> None:
+    with pytest.raises(ValueError, match="a name stands twice"):
+        parse("x[T] A, x[T] A")
+
+
 def test_a_form_must_take_what_the_schema_requires_and_nothing_else() -> None:
     schema = parse("out[T] A!, x[T] A, bias[T] A?, eps: float, offset: int = 0")
 

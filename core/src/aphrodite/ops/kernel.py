@@ -97,7 +97,7 @@ class Kernel:
     bind       Binding -> run(dims); native kernels take pointers here and run on numbers
     fn         or: a function called with the op's arguments, cut to the step's sizes; it receives only those it
                declares by name, and may declare max_q and max_k. Exactly one of bind and fn is given
-    where      constraints; None accepts everything that has no features
+    where      constraints; C() accepts everything that has no features
     tier       SPECIALISED, NATIVE, PORTABLE (torch forms are TORCH)
     workspace  (facts, bounds) -> Workspace
     plan       for attn_paged: provider of the attn_plan kernel whose meta it reads

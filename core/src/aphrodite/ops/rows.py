@@ -52,6 +52,12 @@ def step_inputs(
     tokens whose logits are wanted; of each, draw_rows is its row if a token is drawn there, else -1, and forced is the
     known token that follows it, or -1. Padding and tokens of value -1 get row -1: they are inert.
     """
+    if seq_rows.shape[0] == 0:
+        for inert in (token_ids, row_of_token, draw_rows, forced):
+            inert.fill_(-1)
+        for empty in (positions, cu_q, logit_rows):
+            empty.zero_()
+        return
     device = rows.state.device
     row = _or_spare(rows, seq_rows)
     computed, known = rows.view("num_computed")[row], rows.view("num_tokens")[row]
@@ -85,9 +91,6 @@ def _spread(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """For each of `size` packed items: its sequence, its rank there, and whether it is one at all (no padding)."""
     item = torch.arange(size, device=device, dtype=torch.int32)
-    if cumulated.shape[0] == 1:
-        none = torch.zeros(size, dtype=torch.int64, device=device)
-        return none, item, none.bool()
     seq = torch.searchsorted(cumulated[1:].contiguous(), item, right=True)
     real = seq < cumulated.shape[0] - 1
     seq = torch.where(real, seq, 0)

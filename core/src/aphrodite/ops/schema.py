@@ -90,4 +90,7 @@ def parse(text: str) -> Schema:
             attrs.append(Attr(name, _ATTRIBUTES[kind], value, default is None))
         else:
             raise ValueError(f"cannot read {part!r} in the schema {text!r}")
-    return Schema(text, tuple(args), tuple(attrs))
+    schema = Schema(text, tuple(args), tuple(attrs))
+    if len(schema.by_name) != len(args) + len(attrs):
+        raise ValueError(f"a name stands twice in the schema {text!r}")
+    return schema
