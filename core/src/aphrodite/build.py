@@ -48,7 +48,7 @@ from aphrodite.weights.safetensors import SafetensorsSource
 from aphrodite.weights.source import DummySource, TensorSource, check_copy, check_names
 
 _LOG = logging.getLogger("aphrodite")
-_RESERVED = ("graphs", "collectives", "compiler", "replay")
+_RESERVED = ("collectives", "compiler", "replay")
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def step_inputs(
     device = rows.state.device
     row = _or_spare(rows, seq_rows)
     computed, known = rows.view("num_computed")[row], rows.view("num_tokens")[row]
-    cu_q[0] = 0
+    cu_q[:1].zero_()  # not cu_q[0] = 0, which copies from the host
     torch.cumsum(num_new, 0, dtype=torch.int32, out=cu_q[1:])
     seq_lens.copy_(torch.where(seq_rows < 0, 0, computed + num_new))
 

@@ -209,14 +209,19 @@ class Forms(Protocol):
 
 
 class Graphs(Protocol):
-    """*Reserved.* kind is none, capture or compiled."""
+    """Recording a run of kernels once and launching it whole. kind is "capture"; "compiled" is reserved."""
 
     @property
     def kind(self) -> str: ...
 
-    def capture(self, key: object, fn: Callable[[], None]) -> object: ...
+    def capture(self, fn: Callable[[], None], stream: Stream) -> object:
+        """Record the work that fn gives to the stream, without running it. fn has run on this stream before, so that
+        nothing is left to compile; what it allocates stays with the graph."""
+        ...
 
-    def replay(self, handle: object) -> None: ...
+    def replay(self, handle: object, stream: Stream) -> None:
+        """Run recorded work in stream order."""
+        ...
 
 
 class Collectives(Protocol):
@@ -258,7 +263,7 @@ class Platform(Protocol):
 
     @property
     def graphs(self) -> Graphs | None:
-        """Reserved; default None."""
+        """Graph capture; default None. Takes effect with Limits(pad=True)."""
         ...
 
     @property

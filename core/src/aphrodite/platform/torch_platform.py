@@ -14,7 +14,7 @@ import torch
 from aphrodite.platform.dtypes import torch_dtype
 from aphrodite.platform.host_memory import host_memory
 from aphrodite.platform.layout import DeviceTensor, KVLayout, KVView
-from aphrodite.platform.spi import DeviceInfo, Event, Limits, MemoryInfo, Stream
+from aphrodite.platform.spi import DeviceInfo, Event, Graphs, Limits, MemoryInfo, Stream
 
 
 def _tensor(x: DeviceTensor) -> torch.Tensor:
@@ -195,7 +195,7 @@ class TorchPlatform:
     memory: TorchMemory
     forms: TorchForms = TorchForms()
     limits: Limits = field(default_factory=Limits)
-    graphs: None = None
+    graphs: Graphs | None = None
     collectives: None = None
     compiler: None = None
     replay: None = None

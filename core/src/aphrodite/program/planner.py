@@ -69,12 +69,12 @@ def torch_forms(op: Op) -> tuple[Kernel, ...]:
     """The operation's own torch forms as kernels: they serve every feature, and read plain weights only."""
     packed = any(arg.kind in ("Packed", "Table") for arg in op.schema.args)
     where = C(features=op.schema.features, weights=PLAIN.name) if packed else C(features=op.schema.features)
-    reference = Kernel(op.name, "reference", fn=op.reference, where=where, tier=TORCH, flags=Flag.ALLOCATES)
+    static = Flag.ALLOCATES | Flag.CAPTURE_SAFE  # a portable form is static; so is a reference that has none beside it
     if op.portable is None:
-        return (reference,)
+        return (Kernel(op.name, "reference", fn=op.reference, where=where, tier=TORCH, flags=static),)
     return (
-        Kernel(op.name, "portable", fn=op.portable, where=where, tier=TORCH, flags=Flag.ALLOCATES),
-        reference,
+        Kernel(op.name, "portable", fn=op.portable, where=where, tier=TORCH, flags=static),
+        Kernel(op.name, "reference", fn=op.reference, where=where, tier=TORCH, flags=Flag.ALLOCATES),
     )
 
 

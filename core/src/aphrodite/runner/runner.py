@@ -14,6 +14,7 @@ from aphrodite.errors import DeviceError
 from aphrodite.ops.kernel import Dims
 from aphrodite.platform.spi import Event, Limits, Platform, Stream
 from aphrodite.program.replay import BoundProgram
+from aphrodite.runner.graphs import GraphReplay
 from aphrodite.runner.rows import RowTable
 from aphrodite.runner.staging import Ring
 from aphrodite.sampling.program import Variant
@@ -68,6 +69,7 @@ class ModelRunner:
         self._updates = updates
         self._edits_size = bounds.U
         self._pad = limits.pad
+        self._graphs = GraphReplay(platform.graphs if limits.pad else None, stream, bounds)
         self._vocab_size = int(programs.forward.externals["logits"].shape[1])
         slots = limits.steps_in_flight + 2
         host = platform.memory.host
@@ -97,7 +99,7 @@ class ModelRunner:
         )
         if self._pad:
             dims = self._programs.forward.plan.planner.bucket(dims)
-        self._programs.forward.replay(dims)
+        self._graphs.replay(self._programs.forward, dims)
         return Step(plan, dims, num_logits)
 
     def sample(self, step: Step, late: None = None) -> Pending:
@@ -107,7 +109,7 @@ class ModelRunner:
         """
         plan, num = step.plan, step.num_logits
         program = self._programs.sampling(Variant.of(plan.any_random, plan.num_logprobs))
-        program.replay(step.dims)
+        self._graphs.replay(program, step.dims)
         results, event = self._results.take()
         arrays = results.arrays(program.externals, num)
         for name, host in arrays.items():

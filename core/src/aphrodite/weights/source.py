@@ -15,7 +15,8 @@ from aphrodite.errors import CheckpointError
 from aphrodite.platform.dtypes import torch_dtype
 from aphrodite.program.parameters import Parameter
 
-_TILE_ROWS = 64  # rows of dummy weights that share a seed
+_TILE_ROWS = 64  # rows of dummy weights that are drawn; the rest are these, rolled
+_ROLL = 7919  # columns; a prime, so that few tiles are alike
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class DummySource:
         }
         self._dtype = torch_dtype(dtype)
         self._seed = seed
+        self._drawn: tuple[str, torch.Tensor] | None = None
 
     def infos(self) -> Mapping[str, TensorInfo]:
         return self._infos
@@ -62,14 +64,22 @@ class DummySource:
         if len(shape) == 1:  # norms and biases
             return torch.ones(stop - start, dtype=self._dtype)
         out = torch.empty(stop - start, *shape[1:], dtype=self._dtype)
-        key = zlib.crc32(name.encode()) ^ self._seed
+        base = self._base(name)
         for tile in range(start // _TILE_ROWS, -(-stop // _TILE_ROWS)):
-            generator = torch.Generator().manual_seed((key * 1_000_003 + tile) % 2**63)
-            values = torch.randn(_TILE_ROWS, *shape[1:], generator=generator) * shape[-1] ** -0.5
+            values = base.roll(tile * _ROLL, -1)
             first = tile * _TILE_ROWS
             low, high = max(start, first), min(stop, first + _TILE_ROWS)
             out[low - start : high - start] = values[low - first : high - first]
         return out
+
+    def _base(self, name: str) -> torch.Tensor:
+        """The tensor's first tile. The others are it, rolled: drawing billions of normal numbers takes minutes."""
+        if self._drawn is None or self._drawn[0] != name:
+            shape = self._infos[name].shape
+            generator = torch.Generator().manual_seed((zlib.crc32(name.encode()) ^ self._seed) % 2**63)
+            base = torch.randn(_TILE_ROWS, *shape[1:], generator=generator) * shape[-1] ** -0.5
+            self._drawn = (name, base.to(self._dtype))
+        return self._drawn[1]
 
     def close(self) -> None:
         pass
