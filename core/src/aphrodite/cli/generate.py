@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from typing import Any
 
 from aphrodite.cli.flags import engine_settings, sampling_params, token_ids
@@ -25,6 +26,11 @@ def run(args: argparse.Namespace) -> int:
     with LLM(args.model, progress=progress(args.quiet), **settings) as llm:
         outputs = llm.generate(prompts, sampling, progress=progress(args.quiet))
         has_text = llm.tokenizer is not None
+    failed = [place for place, output in enumerate(outputs) if output.outputs[0].finish_reason == "error"]
+    for place in failed:
+        print(
+            f"aphrodite: error: prompts[{place}]: the logits were not numbers; the request has failed", file=sys.stderr
+        )
     if args.json:
         document = {
             "schema": "aphrodite.generate/1",
@@ -32,9 +38,9 @@ def run(args: argparse.Namespace) -> int:
             "outputs": [dataclasses.asdict(output) for output in outputs],
         }
         print(json.dumps(document, ensure_ascii=False))
-        return 0
+        return 1 if failed else 0
     for output in outputs:
         completion = output.outputs[0]
         shown = completion.text if has_text else ",".join(map(str, completion.token_ids))
         print(shown if len(outputs) == 1 else f"--- {output.prompt or output.prompt_token_ids}\n{shown}")
-    return 0
+    return 1 if failed else 0

@@ -88,9 +88,10 @@ class LLM:
         with self._lock:
             if self._closed:
                 raise UsageError("this LLM is closed: make a new one", subject="llm")
-            sequences = [self._engine.add(request) for _, request in requests]
             most = sum(request.max_total_tokens - len(request.prompt_token_ids) for _, request in requests)
+            sequences: list[EngineSequence] = []
             try:
+                sequences.extend(self._engine.add(request) for _, request in requests)
                 progress.start("generating", most, "tok")
                 self._run(sequences, progress)
             finally:

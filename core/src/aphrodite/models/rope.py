@@ -9,18 +9,14 @@ from aphrodite.models.config import HFConfig
 
 def read_rope(config: HFConfig, head_dim: int, *, default_theta: float = 10000.0) -> RopeSpec:
     """The rotary embedding that a config asks for. ModelError names a scaling this version does not have."""
-    part = config.part("rope_parameters") or config.part("rope_scaling") or HFConfig({}, config.where)
+    parts = [config.part("rope_scaling"), config.part("rope_parameters")]  # in the order that Transformers takes them
+    part = next((part for part in parts if part and part.data), HFConfig({}, config.where))
     theta = part.positive("rope_theta", config.positive("rope_theta", default_theta))
     kind = part.get("rope_type", str, part.get("type", str, "default"))
-    share = part.get("partial_rotary_factor", float, config.get("partial_rotary_factor", float, 1.0))
-    rotary_dim = int(head_dim * share)
-    if rotary_dim < 2 or rotary_dim % 2 or rotary_dim > head_dim:
-        raise ModelError(
-            f"{config.where}: {rotary_dim} of {head_dim} dimensions cannot be rotated in pairs",
-            subject="head_dim",
-        )
+    if head_dim % 2:
+        raise ModelError(f"{config.where}: head_dim {head_dim} cannot be rotated in pairs", subject="head_dim")
     if kind == "default":
-        return RopeSpec(theta, rotary_dim)
+        return RopeSpec(theta, head_dim)
     if kind != "llama3":
         raise ModelError(
             f"{part.where}: rope_type {kind!r} is not supported; supported: default, llama3",
@@ -30,11 +26,11 @@ def read_rope(config: HFConfig, head_dim: int, *, default_theta: float = 10000.0
         part.get("factor", float),
         part.get("low_freq_factor", float),
         part.get("high_freq_factor", float),
-        part.size("original_max_position_embeddings"),
+        part.size("original_max_position_embeddings", config.size("max_position_embeddings", 2048)),
     )
     if not 0 < scaling.low_freq_factor < scaling.high_freq_factor or scaling.factor < 1:
         raise ModelError(
             f"{part.where}: needs factor >= 1 and 0 < low_freq_factor < high_freq_factor, got {scaling}",
             subject="rope_scaling",
         )
-    return RopeSpec(theta, rotary_dim, scaling=scaling)
+    return RopeSpec(theta, head_dim, scaling=scaling)

@@ -67,7 +67,7 @@ def step_inputs(
 
     seq, rank, real = _spread(cu_q, token_ids.shape[0], device)
     place = torch.where(real, computed[seq] + rank, 0).long()
-    token = rows.view("tokens")[row[seq], place].long()
+    token = rows.matrix("tokens")[row[seq], place].long()
     alive = real & (token >= 0) & (seq_rows[seq] >= 0)
     token_ids.copy_(torch.where(alive, token, -1))
     positions.copy_(torch.where(alive, place, 0))
@@ -83,7 +83,7 @@ def step_inputs(
     follower = (computed[seq] + offset + 1).long()
     follows = real & ~drawn & (follower < known[seq])
     follower = torch.where(follows, follower, 0)
-    forced.copy_(torch.where(follows, rows.view("tokens")[row[seq], follower].long(), -1))
+    forced.copy_(torch.where(follows, rows.matrix("tokens")[row[seq], follower].long(), -1))
 
 
 def _spread(
@@ -114,7 +114,7 @@ def step_slots(
 ) -> None:
     """Where one cache group keeps the step's tokens: slots (block * block_size + offset, -1 for inert tokens) and the
     block table of each sequence (zeros for padding)."""
-    table = rows.view(f"table{group}")
+    table = rows.matrix(f"table{group}")
     tables.copy_(torch.where(seq_rows[:, None] < 0, 0, table[_or_spare(rows, seq_rows)]))
     block = table[_or_spare(rows, row_of_token), positions // block_size].long()
     slots.copy_(torch.where(row_of_token < 0, -1, block * block_size + positions % block_size))
@@ -148,5 +148,5 @@ def commit_rows(
     rows.view("num_computed").index_add_(0, _or_spare(rows, seq_rows), num_new)
     row = _or_spare(rows, draw_rows)
     end = torch.where(draw_rows < 0, 0, rows.view("num_tokens")[row]).long()
-    rows.view("tokens")[row, end] = ids.int()
+    rows.matrix("tokens")[row, end] = ids.int()
     rows.view("num_tokens").index_add_(0, row, torch.ones_like(draw_rows))

@@ -177,12 +177,15 @@ class Rows(Structure):
         raise KeyError(name)
 
     def view(self, name: str) -> torch.Tensor:
-        """Field `name` as a torch view [M, width] ([M] when the width is 1) of the state; for torch tensors only."""
+        """A field of one value a row as a torch view [M], any other as [M, width]; for torch tensors only."""
+        matrix = self.matrix(name)
+        return matrix[:, 0] if matrix.shape[1] == 1 else matrix
+
+    def matrix(self, name: str) -> torch.Tensor:
+        """A field as a torch view [M, width] of the state, also when the width happens to be 1."""
         from aphrodite.platform.dtypes import ITEMSIZE, torch_dtype
 
         field = self.field(name)
         words = field.width * ITEMSIZE[field.dtype] // ITEMSIZE["i32"]
         out: torch.Tensor = self.state.narrow(1, field.column, words)
-        if field.dtype != "i32":
-            out = out.view(torch_dtype(field.dtype))
-        return out[:, 0] if field.width == 1 else out
+        return out if field.dtype == "i32" else out.view(torch_dtype(field.dtype))

@@ -55,6 +55,7 @@ class BoundProgram:
         for key, bound in choices.items():
             self._bound[key] = self._bind(bound)
         self._runs: dict[Dims, tuple[Run, ...]] = {}
+        del self._resolve  # who resolves holds this Program: a circle would keep the memory of a closed engine
 
     def replay(self, dims: Dims) -> None:
         """Run every call for a step of these sizes, in stream order."""

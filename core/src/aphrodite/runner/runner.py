@@ -118,11 +118,12 @@ class ModelRunner:
         return PendingResults(arrays, event, self._vocab_size)
 
     def close(self) -> None:
-        """Wait for the device and let go of it."""
+        """Wait for the device and let go of it and of all its memory."""
         try:
             self._platform.device.synchronize()
         finally:
             self._platform.device.close()
+            del self._programs, self._graphs, self._plan, self._updates, self._plans, self._edits, self._results
 
     def _write_rows(self, index: Int32, values: Int32) -> None:
         """Write differences into the row state, in as many uploads as the staging buffer needs."""

@@ -18,12 +18,16 @@ def locate(model: str, revision: str | None, cache: Path | None = None) -> Path:
     """
     if not model:
         raise UsageError("model must be a folder or a name on the hub, got ''", subject="model")
-    path = Path(model).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(model).expanduser()
+        is_folder, is_there = path.is_dir(), path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # ~nobody, a name too long, a NUL in it
+        raise ModelError(f"model {model[:80]!r} cannot be a path: {error}", subject=model) from None
+    if is_folder:
         if revision is not None:
             raise UsageError(f"revision {revision!r} is for models on the hub; {model} is a folder", subject="revision")
         return path
-    if path.exists():
+    if is_there:
         raise ModelError(f"{model} is a file; a model is the folder that holds its config.json", subject=model)
     parts = model.split("/")
     if len(parts) != 2 or not all(parts) or model.startswith((".", "~")):
