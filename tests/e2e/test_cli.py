@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from aphrodite.cli.main import main
 from tests.support.checkpoints import Checkpoints, edit_json
@@ -166,3 +167,26 @@ def test_the_core_runs_with_no_plugin_at_all(model: Path) -> None:
     assert used == {"reference", "portable"}
     run = aphrodite("generate", model, "--prompt", "a", APHRODITE_PLUGINS="none")
     assert run.returncode == 0, run.stderr
+
+
+def test_json_is_one_document_also_when_it_fails(model: Path) -> None:
+    run = aphrodite("generate", model, "--prompt", "a", "--max-tokens", 0, "--json")
+    document = json.loads(run.stdout)
+    assert run.returncode == document["error"]["exit_code"] == 2
+    assert document["schema"] == "aphrodite.generate/1" and "max_tokens" in document["error"]["message"]
+
+
+def test_logits_that_are_no_numbers_fail_the_command(model: Path, tmp_path: Path) -> None:
+    broken = Checkpoints(tmp_path).copy(model, tmp_path / "nan")
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][:] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    run = aphrodite("generate", broken, "--prompt", "a")
+    assert run.returncode == 1 and "prompts[0]: the logits were not numbers" in run.stderr
+    document = json.loads(aphrodite("generate", broken, "--prompt", "a", "--json").stdout)
+    assert document["outputs"][0]["outputs"][0]["finish_reason"] == "error"
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/x", "x" * 5000, "a\0b"])
+def test_a_name_that_is_no_path_is_one_line(name: str) -> None:
+    refused(aphrodite("generate", name, "--prompt", "a"), 4, name[:1])

@@ -13,14 +13,14 @@ from aphrodite.config.engine import EngineConfig
 from aphrodite.discovery.discover import Discovery
 from aphrodite.discovery.registry import PlatformEntry
 from aphrodite.engine.engine import Engine
-from aphrodite.errors import PluginError
+from aphrodite.errors import AphroditeError, PluginError
 from aphrodite.kv.manager import KVCacheManager
 from aphrodite.models.config import HFConfig
 from aphrodite.models.decoder import Decoder
 from aphrodite.models.spec import DecoderSpec
 from aphrodite.ops.table import COMPOSITES
 from aphrodite.platform.dtypes import ITEMSIZE
-from aphrodite.platform.layout import Rows
+from aphrodite.platform.layout import KVLayout, Rows
 from aphrodite.platform.spi import Limits, Platform, Stream
 from aphrodite.program.explain import count_torch_forms
 from aphrodite.program.parameters import Parameter
@@ -63,6 +63,7 @@ class Blueprint:
     entry: PlatformEntry
     platform: Platform
     limits: Limits
+    kv_layout: KVLayout
     dtype: str
     decoder: Decoder
     sizes: Sizes
@@ -86,7 +87,7 @@ def draw_up(config: EngineConfig) -> Blueprint:
     found = find_plugins(config)
     entry = choose_device(config, found, reasons)
     folder, hf, spec = read_model(config)
-    platform = entry.factory(entry.info)
+    platform = make_platform(entry)
     try:
         limits = entry.limits or platform.limits
         dtype = choose_dtype(config, hf, limits, reasons)
@@ -101,7 +102,8 @@ def draw_up(config: EngineConfig) -> Blueprint:
             reasons=reasons,
         )
         decoder = Decoder(spec, dtype, sizes.max_model_len)
-        planner = make_planner(config, found, entry, limits, sizes)
+        layout = choose_kv_layout(entry, found, limits)
+        planner = make_planner(config, found, entry, limits, sizes, layout)
         program = decoder.record(
             block_size=sizes.kv.block_size,
             table_width=sizes.table_width,
@@ -129,6 +131,7 @@ def draw_up(config: EngineConfig) -> Blueprint:
         entry,
         platform,
         limits,
+        layout,
         dtype,
         decoder,
         sizes,
@@ -139,21 +142,49 @@ def draw_up(config: EngineConfig) -> Blueprint:
     )
 
 
-def make_planner(config: EngineConfig, found: Discovery, entry: PlatformEntry, limits: Limits, sizes: Sizes) -> Planner:
-    """The planner for a device: its plugins' kernels, its layouts, the user's rules."""
-    layout = limits.kv_layouts[0]
-    if layout not in found.registry.kv_layouts:
+def make_platform(entry: PlatformEntry) -> Platform:
+    """A platform from its plugin's factory. PluginError if that raises, or makes something else."""
+    try:
+        platform = entry.factory(entry.info)
+        parts = ("device", "memory", "forms", *_RESERVED, "graphs", "limits")
+        missing = [part for part in parts if not hasattr(platform, part)]
+    except AphroditeError:
+        raise
+    except Exception as error:
         raise PluginError(
-            f"plugin {entry.plugin!r} prefers the KV layout {layout!r}, which nobody registered",
+            f"plugin {entry.plugin!r} could not make its platform: {type(error).__name__}: {error}",
             subject=entry.plugin,
-        )
+        ) from error
+    if missing or not isinstance(platform.limits, Limits):
+        lacks = f"lacks {', '.join(missing)}" if missing else "has limits that are no Limits"
+        raise PluginError(f"plugin {entry.plugin!r}: its platform {lacks}", subject=entry.plugin)
+    return platform
+
+
+def choose_kv_layout(entry: PlatformEntry, found: Discovery, limits: Limits) -> KVLayout:
+    """The first layout that the device likes and somebody registered."""
+    known = found.registry.kv_layouts
+    for name in limits.kv_layouts:
+        if name in known and "kv" in known[name].axes:
+            return known[name]
+    raise PluginError(
+        f"plugin {entry.plugin!r} asks for the KV layouts {', '.join(limits.kv_layouts)}; registered with a kv axis: "
+        f"{', '.join(name for name, layout in known.items() if 'kv' in layout.axes)}",
+        subject=entry.plugin,
+    )
+
+
+def make_planner(
+    config: EngineConfig, found: Discovery, entry: PlatformEntry, limits: Limits, sizes: Sizes, layout: KVLayout
+) -> Planner:
+    """The planner for a device: its plugins' kernels, its layouts, the user's rules."""
     kernels = () if entry.plugin == CORE else found.registry.kernels.get(entry.info.device, ())
     return Planner(
         kernels=kernels,
         composites=COMPOSITES.values(),
         weight_layouts=found.registry.weight_layouts,
         arch=entry.info.arch,
-        kv_layout=layout,
+        kv_layout=layout.name,
         limits=limits,
         bounds=sizes.bounds,
         rules=Rules(config.device.kernels, config.device.fallback),
@@ -262,9 +293,9 @@ class _Assembly:
         return self._constants[ref.name]
 
     def _allocate_kv(self, ref: KVRef) -> Any:
-        registry, kv = self._plan.found.registry, self._plan.sizes.kv
+        kv = self._plan.sizes.kv
         return self._platform.memory.allocate_kv(
-            registry.kv_layouts[self._plan.limits.kv_layouts[0]],
+            self._plan.kv_layout,
             num_blocks=kv.num_blocks + 1,
             block_size=kv.block_size,
             num_heads=ref.num_heads,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -36,16 +35,6 @@ class Reasons:
 
     def say(self, name: str, reason: str) -> None:
         self.by_name[name] = reason
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """A model as its folder describes it."""
-
-    folder: Path
-    config: HFConfig
-    spec: DecoderSpec
-    dtype: str
 
 
 @dataclass(frozen=True)
@@ -130,7 +119,7 @@ def choose_dtype(config: EngineConfig, hf: HFConfig, limits: Limits, reasons: Re
             )
         reasons.say("dtype", f"{dtype}: asked for")
         return dtype
-    stored = hf.get("dtype", str, hf.get("torch_dtype", str, "float32"))
+    stored = hf.get("dtype", str, "") or hf.get("torch_dtype", str, "float32")
     try:
         dtype = dtypes.parse(stored)
     except UsageError:
@@ -231,8 +220,3 @@ def _size_kv(
     else:
         reasons.say("num_blocks", f"{kv.num_blocks}: asked for")
     return kv
-
-
-def describe(reasons: Reasons) -> Mapping[str, str]:
-    """Reasons by setting."""
-    return dict(reasons.by_name)

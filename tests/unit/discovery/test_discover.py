@@ -486,3 +486,59 @@ def test_an_installed_distribution_is_found_by_its_metadata(
     assert done.reports[0].state == ("ready" if contract == "v0_1" else "incompatible")
     assert (module in sys.modules) == (contract == "v0_1"), "what speaks another contract is not imported"
     sys.modules.pop(module, None)
+
+
+# ---- objects that are not what they should be -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kernel", "reason"),
+    [
+        (5, "must be a Kernel, got int"),
+        (Kernel(5, "bad.k", fn=add), "its op must be str, got 5"),  # type: ignore[arg-type]
+        (Kernel("add@1", 7, fn=add), "its provider must be str, got 7"),  # type: ignore[arg-type]
+        (Kernel("add@1", "bad.k", fn=add, where={"T": 3}), "its where must be C"),  # type: ignore[arg-type]
+        (Kernel("add@1", "bad.k", fn=add, tier="high"), "its tier must be int, got 'high'"),  # type: ignore[arg-type]
+        (Kernel("add@1", "bad.k", bind="foo"), "its bind must be callable, got 'foo'"),  # type: ignore[arg-type]
+        (Kernel("add@1", "bad.k", fn=add, workspace=8), "its workspace must be callable, got 8"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_kernel_that_is_none_is_dropped_alone(kernel: Any, reason: str) -> None:
+    report = one(aphrodite_kernels=kernels(kernel))
+    assert report.state == "ready" and report.kernels == ("bad.last",)
+    assert reason in report.dropped[0][1]
+
+
+@pytest.mark.parametrize(("factory", "priority"), [(7, 1), (lambda info: None, "high"), (lambda info: None, True)])
+def test_a_platform_needs_a_factory_and_a_number(factory: Any, priority: Any) -> None:
+    @hookimpl
+    def aphrodite_platforms(reg: Any) -> None:
+        reg.platform("baddev", factory, priority=priority)
+
+    report = one(aphrodite_platforms=aphrodite_platforms)
+    assert report.state == "failed" and "needs a callable factory and an integer priority" in report.reason
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"block_sizes": ()},
+        {"block_sizes": (0,)},
+        {"block_sizes": 16},
+        {"kv_layouts": "nhd"},
+        {"dtypes": ("float32",)},
+        {"max_logit_rows": 0},
+        {"steps_in_flight": -1},
+        {"kv_share": 0.0},
+    ],
+)
+def test_limits_that_make_no_sense_cannot_be_made(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"Limits.{next(iter(wrong))} must be"):
+        Limits(**wrong)
+
+
+@pytest.mark.parametrize("name", ["core", "none", "auto", "-x", "a,b"])
+def test_a_name_that_means_something_else_is_refused(name: str) -> None:
+    done = load(found("aaa"), found(name))
+    report = next(report for report in done.reports if report.name == name)
+    assert report.state == "failed" and "means something else" in report.reason

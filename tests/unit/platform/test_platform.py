@@ -166,3 +166,14 @@ def test_types_are_read_as_users_write_them(text: str, name: str) -> None:
 def test_an_unknown_type_is_refused_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"bfloat16.*got 'fp8'"):
         dtypes.parse("fp8")
+
+
+@pytest.mark.parametrize("make", ["empty", "zeros"])
+def test_memory_begins_at_a_multiple_of_256_bytes(make: str) -> None:
+    for size in (1, 3, 100, 5000):
+        tensor = getattr(cpu().memory, make)((size, 3), "bf16")
+        assert tensor.data_ptr() % 256 == 0 and tuple(tensor.shape) == (size, 3)
+    view = cpu().memory.allocate_kv(NHD, num_blocks=3, block_size=4, num_heads=2, head_dim=5, value_dim=7, dtype="f32")
+    keys, values = view.canonical()
+    assert keys.shape == (3, 4, 2, 5) and values.shape == (3, 4, 2, 7)
+    assert not keys.any() and not values.any() and view.k.data_ptr() % 256 == view.v.data_ptr() % 256 == 0

@@ -52,7 +52,7 @@ def test_neighbouring_sizes_with_one_winner_are_one_range() -> None:
     found = reports(stub("rms_norm@1", "acme.few", where=C(T=between(1, 8))), bounds=at(T=100))
     (site, last) = found["rms_norm"]
     assert [(choice.sizes, choice.winner) for choice in site.choices] == [
-        ("T <= 8", "acme.few"), ("T <= 100", "reference"),
+        ("T <= 8", "acme.few"), ("8 < T <= 100", "reference"),
     ]  # fmt: skip
     assert site.choices[1].verdicts[0].reason == "T=100 not in 1..8"
     assert [(choice.sizes, choice.winner) for choice in last.choices] == [("R <= 8", "acme.few")]
@@ -61,8 +61,7 @@ def test_neighbouring_sizes_with_one_winner_are_one_range() -> None:
 def test_a_choice_that_depends_on_two_sizes_lists_their_combinations() -> None:
     (site,) = reports(stub("attn_paged@1", "acme.one", where=C(max_q=1, S=between(1, 2))))["attn_paged"]
     winners = {choice.sizes: choice.winner for choice in site.choices}
-    assert len(winners) == 3 * 5 and winners["S <= 2, max_q <= 1"] == "acme.one"
-    assert winners["S <= 4, max_q <= 1"] == winners["S <= 2, max_q <= 2"] == "portable"
+    assert winners == {"S <= 2, max_q <= 1": "acme.one", "at 13 of 15 combinations": "portable"}
 
 
 def test_calls_that_a_composite_takes_say_so() -> None:

@@ -337,3 +337,32 @@ def test_planning_the_same_program_twice_gives_the_same_plan() -> None:
 
     kernels = [*complete(), stub("add_rms_norm@1", "acme.fused"), stub("rms_norm@1", "acme.a")]
     assert providers(planner(kernels)) == providers(planner(reversed(kernels)))
+
+
+# ---- cost -----------------------------------------------------------------------------------------------------------
+
+
+def test_alike_layers_are_decided_once_and_a_predicate_that_reads_everything_is_bearable() -> None:
+    """32 layers, one attention kernel with a predicate: the buckets of every size multiply, the layers must not."""
+    asked = []
+
+    def unless(facts: Any) -> str | None:
+        asked.append(facts["max_k"])
+        return "odd" if facts["max_k"] % 2 else None
+
+    large = at(T=256, S=8, R=8, max_q=256, max_k=8192)
+    kernel = stub("attn_paged@1", "acme.flash", where=C(unless=unless))
+    plan = planned(kernel, program=forward(layers=32)[1], bounds=large)
+    list(plan.choices())
+    combinations = 9 * 4 * 9 * 14
+    assert len(asked) <= combinations, "each combination of sizes is asked for once, not once a layer"
+    asked.clear()
+    narrow = stub("attn_paged@1", "acme.flash", where=C(unless=unless, unless_reads={"max_k"}))
+    list(planned(narrow, program=forward(layers=32)[1], bounds=large).choices())
+    assert len(asked) == 14, "a predicate that names what it reads is asked for those sizes alone"
+
+
+def test_a_predicate_that_raises_is_an_error_with_kernel_and_site() -> None:
+    kernel = stub("rope@1", "acme.rope", where=C(unless=lambda facts: 1 / 0))
+    with pytest.raises(KernelError, match=r"acme\.rope at layers\.0\.\S+: its constraints raised ZeroDivisionError"):
+        planned(kernel)

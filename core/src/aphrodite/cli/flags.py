@@ -14,7 +14,7 @@ from aphrodite.types.sampling_params import SamplingParams, parameters
 _SECTIONS = {
     "model": ModelConfig,
     "device and kernels": DeviceConfig,
-    "KV cache": CacheConfig,
+    "cache": CacheConfig,
     "scheduler": SchedulerConfig,
 }
 

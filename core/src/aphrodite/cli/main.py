@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
+import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -28,18 +31,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command is None:
         _parser().print_help()
         return 0
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show is escaped, not an error
+            stream.reconfigure(errors="backslashreplace")
     try:
         code: int = importlib.import_module(f"aphrodite.cli.{args.command}").run(args)
+        sys.stdout.flush()
         return code
     except AphroditeError as error:
-        print(f"aphrodite: error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _failed(args, str(error), error.exit_code)
     except KeyboardInterrupt:
         print("aphrodite: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `aphrodite plugins | head -1`
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would try once more
         return 0
+    except OSError as error:  # the disk behind standard output is full, say
+        return _failed(args, str(error), 1)
+
+
+def _failed(args: argparse.Namespace, message: str, code: int) -> int:
+    """One line of error; with --json also the one document that was promised."""
+    print(f"aphrodite: error: {message}", file=sys.stderr)
+    if getattr(args, "json", False):
+        error = {"message": message, "exit_code": code}
+        print(json.dumps({"schema": f"aphrodite.{args.command}/1", "error": error}, ensure_ascii=False))
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

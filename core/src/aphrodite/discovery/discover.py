@@ -15,6 +15,8 @@ from aphrodite.errors import PluginError
 from aphrodite.ops.schema import Schema
 from aphrodite.platform.spi import DeviceInfo, Limits, Unavailable
 
+_RESERVED = frozenset({"core", "none", "auto"})  # as names of plugins
+
 
 @dataclass(frozen=True)
 class Found:
@@ -91,7 +93,10 @@ def discover(
     reports: list[PluginReport] = []
     for item in find() if found is None else found:
         report = PluginReport(item.name, item.distribution, item.version, item.contract, "ready")
-        if any(other.name == item.name and other.state != "disabled" for other in reports):
+        if item.name in _RESERVED or item.name.startswith("-") or "," in item.name:
+            reason, hint = f"the name {item.name!r} means something else", "its author names the entry point anew"
+            reports.append(replace(report, state="failed", reason=reason, hint=hint))
+        elif any(other.name == item.name and other.state != "disabled" for other in reports):
             reason, hint = (
                 f"another distribution brings a plugin named {item.name!r}",
                 "uninstall one of the two",
@@ -121,6 +126,8 @@ def _incompatible(report: PluginReport) -> PluginReport:
         hint = f'its author adds an entry point {report.name} = "{hooks.CONTRACT}" in {hooks.CONTRACT_GROUP}'
     else:
         theirs = report.contract.removeprefix("v").replace("_", ".")
+        if theirs == core:  # 0.1 for v0_1
+            theirs, core = repr(report.contract), repr(hooks.CONTRACT)
         reason = f"speaks contract {theirs}, this core speaks {core}"
         hint = f"install a {report.distribution} made for contract {core}, or the aphrodite-core that speaks {theirs}"
     return replace(report, state="incompatible", reason=reason, hint=hint)

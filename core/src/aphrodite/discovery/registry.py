@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aphrodite.errors import PluginError
-from aphrodite.ops.constraints import GLOBAL_KEYS
-from aphrodite.ops.kernel import Kernel
+from aphrodite.ops.constraints import GLOBAL_KEYS, C
+from aphrodite.ops.kernel import Flag, Kernel
 from aphrodite.ops.op import unknown_arguments
 from aphrodite.platform.layout import HND, LATENT, NHD, PLAIN, KVLayout, WeightLayout
 from aphrodite.platform.spi import DeviceInfo, Limits, Platform
@@ -50,6 +50,12 @@ class Registrar:
 
     def platform(self, device: str, factory: PlatformFactory, *, priority: int = 100) -> None:
         """A platform for the probed device of that name. factory(info) makes a fresh one for each engine."""
+        given: tuple[Any, Any] = (factory, priority)  # from outside: types are a promise, not a fact
+        if not callable(given[0]) or type(given[1]) is not int:
+            raise PluginError(
+                f"platform for {device!r} needs a callable factory and an integer priority, got {given}",
+                subject=self.plugin,
+            )
         infos = [info for info in self.devices if info.device == device]
         if not infos:
             known = ", ".join(info.device for info in self.devices)
@@ -59,6 +65,9 @@ class Registrar:
     def kernel(self, kernel: Kernel) -> None:
         """A kernel for the device at hand, named "<plugin>.<name>"."""
         assert self.device is not None, "kernels are registered from aphrodite_kernels"
+        if reason := _malformed(kernel):
+            self.dropped.append((str(getattr(kernel, "provider", kernel)), reason))
+            return
         if not kernel.provider.startswith(f"{self.plugin}."):
             raise PluginError(f"provider {kernel.provider!r} must start with '{self.plugin}.'", subject=self.plugin)
         mine = self.kernels.setdefault(self.device.device, [])
@@ -82,6 +91,19 @@ class Registrar:
     def _new(self, name: str, mine: Mapping[str, object], what: str, core: tuple[str, ...]) -> None:
         if name in core or name in mine:
             raise PluginError(f"{what} {name!r} is already registered", subject=self.plugin)
+
+
+def _malformed(kernel: Any) -> str | None:
+    """Why something is no Kernel that can be looked at, or None."""
+    if not isinstance(kernel, Kernel):
+        return f"must be a Kernel, got {type(kernel).__name__}"
+    for name, kind in (("op", str), ("provider", str), ("where", C), ("tier", int), ("flags", Flag)):
+        if not isinstance(value := getattr(kernel, name), kind):
+            return f"its {name} must be {kind.__name__}, got {value!r}"
+    for name in ("bind", "fn", "workspace"):
+        if (value := getattr(kernel, name)) is not None and not callable(value):
+            return f"its {name} must be callable, got {value!r}"
+    return None
 
 
 def _disagreement(kernel: Kernel, schemas: Mapping[str, Schema]) -> str | None:

@@ -61,7 +61,9 @@ class LLM:
         assembled = assemble(self.config, progress)
         self.blueprint = assembled.blueprint
         self._engine = assembled.engine
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._threads = {threading.get_ident()}  # those that have made the device theirs; assemble was the first
+        self._running = False
         self._closed = False
         try:
             self.tokenizer = Tokenizer.find(self.blueprint.folder)
@@ -86,17 +88,18 @@ class LLM:
         requests = self._requests.make_all(prompts, sampling_params)
         progress = progress or NoProgress()
         with self._lock:
-            if self._closed:
-                raise UsageError("this LLM is closed: make a new one", subject="llm")
+            self._enter()
             most = sum(request.max_total_tokens - len(request.prompt_token_ids) for _, request in requests)
             sequences: list[EngineSequence] = []
             try:
+                self._running = True
                 sequences.extend(self._engine.add(request) for _, request in requests)
                 progress.start("generating", most, "tok")
                 self._run(sequences, progress)
             finally:
                 for sequence in sequences:  # only after an error are any left
                     self._engine.abort(sequence.request.request_id)
+                self._running = False
                 progress.finish()
         return [
             request_output(sequence, text, self.tokenizer)
@@ -111,10 +114,22 @@ class LLM:
             progress.advance(now - done)
             done = now
 
+    def _enter(self) -> None:
+        """Refuse what cannot run now; make the device current for a thread that is new to it."""
+        if self._closed:
+            raise UsageError("this LLM is closed: make a new one", subject="llm")
+        if self._running:
+            raise UsageError("generate and close cannot be called from inside generate", subject="llm")
+        if threading.get_ident() not in self._threads:
+            self.blueprint.platform.device.activate()
+            self._threads.add(threading.get_ident())
+
     def close(self) -> None:
-        """Give back the device and its memory; further calls fail."""
+        """Give back the device and its memory; further calls fail, but for close() itself. UsageError from inside
+        generate (a progress callback)."""
         with self._lock:
             if not self._closed:
+                self._enter()
                 self._closed = True
                 self._engine.close()
 

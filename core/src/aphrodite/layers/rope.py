@@ -60,5 +60,5 @@ class RopeSpec:
 
     def constant(self, max_len: int) -> ConstantRef:
         """The table as a constant of a Program; layers of one spec share it."""
-        name = f"rope({self.theta:g},{self.rotary_dim},{self.scaling})"
+        name = f"rope({self.theta!r},{self.rotary_dim},{self.scaling})"
         return ConstantRef(name, (max_len, self.rotary_dim), "f32", lambda: self.table(max_len))

@@ -41,11 +41,12 @@ class HFConfig:
             raise ModelError(f"{self.where}: the field {name!r} must be {kind.__name__}, got {value!r}", subject=name)
         return value
 
-    def size(self, name: str, default: int = _REQUIRED) -> int:
-        """A field that counts something: an integer of at least 1."""
+    def size(self, name: str, default: int = _REQUIRED, *, most: int = 1 << 24) -> int:
+        """A field that counts something: an integer from 1 to `most`, beyond which no network lies."""
         value = self.get(name, int, default)
-        if value < 1:
-            raise ModelError(f"{self.where}: the field {name!r} must be at least 1, got {value}", subject=name)
+        if not 1 <= value <= most:
+            legal = "at least 1" if value < 1 else f"at most {most}"
+            raise ModelError(f"{self.where}: the field {name!r} must be {legal}, got {value}", subject=name)
         return value
 
     def positive(self, name: str, default: float = _REQUIRED) -> float:

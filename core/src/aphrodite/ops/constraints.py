@@ -59,14 +59,23 @@ def one_of(values: Iterable[Any]) -> Clause:
 class C:
     """A conjunction of clauses, checked in the order written; `unless` is an optional predicate tried last.
 
-    unless  facts -> a reason to refuse, or None
+    unless        facts -> a reason to refuse, or None
+    unless_reads  the facts that it reads. Left out, it may read every size that varies, and is asked for each
+                  combination of them, thousands on a device with many buckets: name them
     """
 
-    def __init__(self, *, unless: Callable[[Facts], Reason | None] | None = None, **clauses: Any) -> None:
+    def __init__(
+        self,
+        *,
+        unless: Callable[[Facts], Reason | None] | None = None,
+        unless_reads: Iterable[str] | None = None,
+        **clauses: Any,
+    ) -> None:
         features = clauses.pop("features", None)
         self.features: frozenset[str] | None = None if features is None else frozenset(features)
         self.clauses = {key: _clause(value) for key, value in clauses.items()}
         self.unless = unless
+        self._unless_reads = None if unless_reads is None else frozenset(unless_reads)
 
     def refusal(self, facts: Facts) -> Reason | None:
         """The first clause that fails on these facts, as a sentence; None when all hold."""
@@ -81,8 +90,14 @@ class C:
         return self.unless(facts) if self.unless else None
 
     def keys(self) -> frozenset[str]:
-        """Names that clauses test."""
-        return frozenset(self.clauses)
+        """Names that clauses test, and those the predicate says it reads."""
+        return frozenset(self.clauses) | (self._unless_reads or frozenset())
+
+    def reads(self, facts: Iterable[str]) -> frozenset[str]:
+        """Names, of these facts and the dynamic sizes, on which the outcome may depend."""
+        if self.unless is None or self._unless_reads is not None:
+            return self.keys()
+        return frozenset(facts) | {"max_q", "max_k"}
 
     def legal(self, key: str, value: Any) -> bool:
         """Whether `value` passes the clause on `key`; True when there is none."""

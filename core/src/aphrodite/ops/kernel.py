@@ -70,7 +70,7 @@ class Binding:
                attribute values; absent optional arguments are None
     extents    first axis of each tensor whose size varies
     bounds     the largest dims that will be seen
-    facts      what the constraints saw
+    facts      what the constraints see at the largest sizes, whichever of them this kernel is used for
     scratch, zeroed  the workspace asked for: device tensors (u8), or None
     stream     the engine's compute stream
     """

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aphrodite.ops.schema import STRUCTURES, Schema, parse
+from aphrodite.ops.schema import Schema, parse
 
 Form = Callable[..., None]
 
@@ -97,8 +97,3 @@ def unknown_arguments(form: Callable[..., Any], schema: Schema) -> str | None:
     if missing := [name for name in required if name not in names]:
         return f"does not take {', '.join(missing)}, which {schema.text!r} requires"
     return None
-
-
-def is_structure(kind: str) -> bool:
-    """Whether an argument kind is a structure rather than a tensor."""
-    return kind in STRUCTURES

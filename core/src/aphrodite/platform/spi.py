@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from aphrodite.platform.dtypes import ACTIVATION
 from aphrodite.platform.layout import DeviceTensor, KVLayout, KVView
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Limits:
     """Plain data about the device; all that scheduler, block manager and planner read of it.
 
     block_sizes      tokens a KV block, best first
-    kv_layouts       names of KV layouts, best first
+    kv_layouts       names of KV layouts, best first; the first one that is registered is taken
     token_buckets    sizes that T is rounded up to when kernels are chosen; empty: powers of two
     pad              whether T, S and R are padded to their buckets when a step runs (devices that replay or compile)
     steps_in_flight  steps submitted before the result of the first is read
@@ -75,20 +76,20 @@ class Limits:
     slow_dtypes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("block_sizes", "kv_layouts", "dtypes"):
-            if not getattr(self, name):
-                raise ValueError(f"Limits.{name} must not be empty")
-        for name, sizes in (("block_sizes", self.block_sizes), ("token_buckets", self.token_buckets)):
-            if any(type(size) is not int or size < 1 for size in sizes):
-                raise ValueError(f"Limits.{name} must be integers of at least 1, got {sizes}")
-        for name, least in (
-            ("steps_in_flight", 0),
-            ("max_logit_rows", 1),
-            ("attn_meta_words", 0),
-            ("attn_meta_words_a_seq", 0),
-        ):
-            if (value := getattr(self, name)) < least:
-                raise ValueError(f"Limits.{name} must be at least {least}, got {value}")
+        for name in ("block_sizes", "kv_layouts", "token_buckets", "dtypes"):
+            if not isinstance(value := getattr(self, name), tuple) or (not value and name != "token_buckets"):
+                raise ValueError(
+                    f"Limits.{name} must be a tuple{'' if name == 'token_buckets' else ', not empty'}, got {value!r}"
+                )
+        for name in ("block_sizes", "token_buckets"):
+            if any(type(size) is not int or size < 1 for size in getattr(self, name)):
+                raise ValueError(f"Limits.{name} must be integers of at least 1, got {getattr(self, name)}")
+        if unknown := set(self.dtypes) - set(ACTIVATION):
+            raise ValueError(f"Limits.dtypes must be of {', '.join(ACTIVATION)}, got {', '.join(map(str, unknown))}")
+        least = {"steps_in_flight": 0, "max_logit_rows": 1, "attn_meta_words": 0, "attn_meta_words_a_seq": 0}
+        for name, low in least.items():
+            if type(value := getattr(self, name)) is not int or value < low:
+                raise ValueError(f"Limits.{name} must be an integer of at least {low}, got {value!r}")
         if not 0 < self.kv_share <= 1:
             raise ValueError(f"Limits.kv_share must be in (0, 1], got {self.kv_share}")
 
@@ -247,7 +248,10 @@ class Replay(Protocol):
 
 
 class Platform(Protocol):
-    """A device as an engine sees it: one object, made for that engine alone by the factory a plugin registers."""
+    """A device as an engine sees it: one object, made for that engine alone by the factory a plugin registers.
+
+    Every part must be there; those that a device lacks are None.
+    """
 
     @property
     def device(self) -> Device: ...

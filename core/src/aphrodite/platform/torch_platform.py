@@ -1,11 +1,12 @@
 """The default Platform, for any device that torch knows: memory is torch.Tensor, streams are torch's own.
 
-`TorchPlatform(info, torch.device(...))` is complete; a plugin overrides what its device does better. The core runs on
-`TorchPlatform` itself, on the CPU, when no plugin is installed.
+`TorchPlatform.on(torch.device(...), info)` is complete; a plugin overrides what its device does better. The core runs
+on `TorchPlatform` itself, on the CPU, when no plugin is installed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from aphrodite.platform.dtypes import torch_dtype
 from aphrodite.platform.host_memory import host_memory
 from aphrodite.platform.layout import DeviceTensor, KVLayout, KVView
 from aphrodite.platform.spi import DeviceInfo, Event, Graphs, Limits, MemoryInfo, Stream
+
+_ALIGN = 256
 
 
 def _tensor(x: DeviceTensor) -> torch.Tensor:
@@ -119,16 +122,20 @@ class TorchMemory:
     torch_device: torch.device
 
     def empty(self, shape: Sequence[int], dtype: str) -> DeviceTensor:
-        return torch.empty(tuple(shape), dtype=torch_dtype(dtype), device=self.torch_device)
+        return self._aligned(shape, dtype, torch.empty)
 
     def zeros(self, shape: Sequence[int], dtype: str) -> DeviceTensor:
-        return torch.zeros(tuple(shape), dtype=torch_dtype(dtype), device=self.torch_device)
+        return self._aligned(shape, dtype, torch.zeros)
+
+    def _aligned(self, shape: Sequence[int], dtype: str, make: Callable[..., torch.Tensor]) -> torch.Tensor:
+        """Memory at a multiple of 256 bytes, which the contract promises kernels; torch's CPU allocator gives 64."""
+        num_bytes = math.prod(shape) * torch_dtype(dtype).itemsize
+        raw = make(num_bytes + _ALIGN, dtype=torch.uint8, device=self.torch_device)
+        start = -raw.data_ptr() % _ALIGN
+        return raw[start : start + num_bytes].view(torch_dtype(dtype)).view(tuple(shape))
 
     def arena(self, num_bytes: int) -> TorchArena:
-        align = 256  # what the contract promises kernels; torch's CPU allocator gives 64
-        raw = torch.empty(num_bytes + align, dtype=torch.uint8, device=self.torch_device)
-        start = -raw.data_ptr() % align
-        return TorchArena(raw[start : start + num_bytes])
+        return TorchArena(self._aligned((num_bytes,), "u8", torch.empty))
 
     def allocate_kv(
         self,
@@ -145,7 +152,7 @@ class TorchMemory:
 
         def storage(dim: int, halves: int) -> torch.Tensor:
             shape = layout.shape(block=num_blocks, kv=halves, token=block_size, head=num_heads, dim=dim)
-            return torch.zeros(shape, dtype=torch_dtype(dtype), device=self.torch_device)
+            return self._aligned(shape, dtype, torch.zeros)
 
         if head_dim == value_dim:
             both = storage(head_dim, 2)

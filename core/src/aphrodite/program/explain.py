@@ -61,40 +61,46 @@ def _key(plan: Plan, call: Call) -> Any:
 
 def _report(plan: Plan, members: list[tuple[int, Call]]) -> SiteReport:
     _, call = members[0]
-    layout = plan.layout_of(call)
-    sizes = plan.planner.sizes(call)
-    varying = [name for i, name in enumerate(Dims._fields) if len({dims[i] for dims in sizes}) > 1]
-    choices: list[Range] = []
-    for dims in sizes:
-        _, verdicts = plan.planner.decide(call, dims, layout)
-        label = ", ".join(f"{name} <= {getattr(dims, name)}" for name in varying)
-        made = Range(label, tuple(verdicts))
-        if choices and len(varying) == 1 and choices[-1].winner == made.winner:
-            choices[-1] = made  # neighbours with one winner are one range, up to the larger bucket
-        else:
-            choices.append(made)
+    alone = plan.program.calls[members[0][0]] is call  # else it is a composite itself
+    inside = {plan.within(index) for index, _ in members} if alone else {""}
     return SiteReport(
         plan.program.name,
         call.op.name,
         _what(call),
         tuple(member.site for _, member in members),
-        layout,
-        _within(plan, members),
-        tuple(choices),
+        plan.layout_of(call),
+        "" if "" in inside else ", ".join(sorted(inside)),
+        tuple(_choices(plan, call)),
     )
 
 
-def _within(plan: Plan, members: list[tuple[int, Call]]) -> str:
-    """The composite that takes every one of these calls at every size, or ""."""
-    taken: set[str] = set()
-    for dims in plan.buckets():
-        cover = {i: piece for piece in plan.at(dims) for i in range(piece.start, piece.stop)}
-        for index, call in members:
-            piece = cover[index]
-            if piece.call is call or piece.call.op.name == call.op.name:
-                return ""
-            taken.add(f"{piece.call.op.name} ({piece.kernel.provider})")
-    return ", ".join(sorted(taken))
+def _choices(plan: Plan, call: Call) -> list[Range]:
+    """One Range for each set of verdicts that agree on who is chosen, in the order of the sizes."""
+    sizes = plan.planner.sizes(call)
+    varying = [i for i in range(len(Dims._fields)) if len({dims[i] for dims in sizes}) > 1]
+    groups: dict[tuple[tuple[str, bool], ...], list[tuple[Dims, tuple[Verdict, ...]]]] = {}
+    for dims in sizes:
+        verdicts = tuple(plan.planner.decide(call, dims, plan.layout_of(call))[1])
+        groups.setdefault(tuple((v.provider, v.chosen) for v in verdicts), []).append((dims, verdicts))
+    return [Range(_label([dims for dims, _ in found], sizes, varying), found[-1][1]) for found in groups.values()]
+
+
+def _label(found: list[Dims], sizes: list[Dims], varying: list[int]) -> str:
+    """The buckets of a choice in words: "T <= 16", or for several sizes the box that holds them."""
+    parts = []
+    box = 1
+    for i in varying:
+        every = sorted({dims[i] for dims in sizes})
+        mine = sorted({dims[i] for dims in found})
+        box *= len(mine)
+        if mine == every and len(varying) > 1:
+            continue
+        low = every.index(mine[0])
+        above = f"{every[low - 1]} < " if low else ""
+        parts.append(f"{above}{Dims._fields[i]} <= {mine[-1]}")
+    if len(found) < box:
+        parts.append(f"at {len(found)} of {box} combinations")
+    return ", ".join(parts)
 
 
 def _what(call: Call) -> str:

@@ -7,7 +7,6 @@ that vary, so it is made for each bucket of those sizes that the candidates' con
 from __future__ import annotations
 
 import fnmatch
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,11 +20,11 @@ from aphrodite.platform.layout import PLAIN, WeightLayout
 from aphrodite.platform.spi import Limits
 from aphrodite.program.buffers import lifetimes
 from aphrodite.program.match import Pattern
+from aphrodite.program.sites import Sites
 from aphrodite.program.trace import Call, Program
 from aphrodite.program.values import Value, WeightRef
 
 _TIERS = {SPECIALISED: "specialised", NATIVE: "native", PORTABLE: "portable", TORCH: "torch form"}
-_Key = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,8 @@ class Planner:
             self._kernels.setdefault(kernel.op, []).append(kernel)
         patterns = [Pattern(c) for c in composites if c.name in self._kernels and self._rule(c.name) != ["none"]]
         self._patterns = sorted(patterns, key=lambda p: (-len(p.steps), p.composite.name))
-        self._verdicts: dict[tuple[str, _Key], tuple[Kernel | None, list[Verdict]]] = {}
+        self._composites = frozenset(p.composite.name for p in patterns)
+        self._sites = Sites(self._kernels, self._buckets, bounds)
 
     def bucket(self, dims: Dims) -> Dims:
         """Each size rounded up to its bucket, as choices are made."""
@@ -137,7 +137,7 @@ class Planner:
     def candidates(self, op: Op) -> list[Kernel]:
         """Kernels of an operation in the order they are tried."""
         own = sorted(self._kernels.get(op.name, ()), key=lambda kernel: (-kernel.tier, kernel.provider))
-        forms = [] if op.name in self._pattern_names() else list(torch_forms(op))
+        forms = [] if op.name in self._composites else list(torch_forms(op))
         everything = [*own, *forms]
         rule = self._rule(op.name)
         if rule is None:
@@ -147,18 +147,19 @@ class Planner:
 
     def decide(self, call: Call, dims: Dims, weights: str) -> tuple[Kernel | None, list[Verdict]]:
         """The kernel for a call at a bucket, with a verdict on every candidate. `weights` is the layout at hand."""
-        facts = self.facts(call, dims, weights)
-        key = (call.op.name, tuple(sorted(facts.items(), key=lambda item: item[0])))
-        if key not in self._verdicts:
-            self._verdicts[key] = self._judge(call.op, facts)
-        return self._verdicts[key]
+        site = self._sites.of(call)
+        key = site.key(dims, weights)
+        if key not in site.decided:
+            site.decided[key] = self._judge(call, self.facts(call, dims, weights))
+        choice: tuple[Kernel | None, list[Verdict]] = site.decided[key]
+        return choice
 
     def named(self, call: Call, provider: str, dims: Dims) -> Kernel:
         """The kernel of that name, which another one depends on. KernelError if there is none or it cannot run."""
         known: list[Kernel] = [*self._kernels.get(call.op.name, []), *torch_forms(call.op)]
         for kernel in known:
             if kernel.provider == provider:
-                if reason := kernel.where.refusal(self.facts(call, dims, PLAIN.name)):
+                if reason := _refusal(kernel, self.facts(call, dims, PLAIN.name), call.site):
                     raise KernelError(
                         f"{provider} is needed at {call.site} and cannot run: {reason}", subject=call.site
                     )
@@ -170,26 +171,28 @@ class Planner:
         sizes = {k: v.at(dims) if isinstance(v, Extent) else v for k, v in call.facts.items()}
         return {**sizes, **self._common, "weights": weights, "max_q": dims.max_q, "max_k": dims.max_k}
 
-    def sizes(self, call: Call) -> list[Dims]:
-        """Every bucket at which the choice for this call may differ."""
-        mentioned: set[str] = set()
-        for kernel in self._kernels.get(call.op.name, ()):
-            names = set(call.facts) | {"max_q", "max_k"} if kernel.where.unless else kernel.where.keys()
-            for name in names:
-                extent = call.facts.get(name)
-                if isinstance(extent, Extent):
-                    mentioned.add(extent.symbol)
-                elif name in ("max_q", "max_k"):
-                    mentioned.add(name)
-        axes = [self._buckets[name] if name in mentioned else (self.bounds[i],) for i, name in enumerate(Dims._fields)]
-        return [Dims(*sizes) for sizes in itertools.product(*axes)]
+    def sizes(self, *calls: Call) -> list[Dims]:
+        """Every bucket at which the choice for one of these calls may differ."""
+        return self._sites.sizes(calls)
 
-    def _judge(self, op: Op, facts: Mapping[str, Any]) -> tuple[Kernel | None, list[Verdict]]:
+    def winners(self, call: Call, weights: str) -> tuple[Kernel, ...]:
+        """The kernels that are chosen for a call at some size."""
+        site = self._sites.of(call)
+        if weights not in site.winners:
+            found = [self.decide(call, dims, weights)[0] for dims in self.sizes(call)]
+            site.winners[weights] = tuple(dict.fromkeys(kernel for kernel in found if kernel is not None))
+        return site.winners[weights]
+
+    def alike(self, call: Call) -> object:
+        """The same object for calls that are one site."""
+        return self._sites.of(call)
+
+    def _judge(self, call: Call, facts: Mapping[str, Any]) -> tuple[Kernel | None, list[Verdict]]:
         winner: Kernel | None = None
         verdicts = []
-        ruled = self._rule(op.name) is not None
-        for kernel in self.candidates(op):
-            refusal = kernel.where.refusal(facts)
+        ruled = self._rule(call.op.name) is not None
+        for kernel in self.candidates(call.op):
+            refusal = _refusal(kernel, facts, call.site)
             if refusal is not None:
                 verdicts.append(Verdict(kernel.provider, False, refusal))
             elif winner is None:
@@ -209,9 +212,6 @@ class Planner:
             if call is not None:
                 yield len(pattern.steps), call
 
-    def _pattern_names(self) -> set[str]:
-        return {pattern.composite.name for pattern in self._patterns}
-
     # ---- weights ------------------------------------------------------------------------------------------------
 
     def _choose_layouts(self, program: Program) -> dict[str, str]:
@@ -224,7 +224,14 @@ class Planner:
             for _, whole in self.matches(program, index, last_use):
                 for ref in matrices(whole):
                     uses.setdefault(ref.name, []).append(whole)
-        return {name: self._best_layout(name, calls) for name, calls in uses.items()}
+        chosen: dict[frozenset[object], str] = {}  # weights that are used alike, as those of alike layers, are one case
+        layouts = {}
+        for name, calls in uses.items():
+            sites = frozenset(self.alike(call) for call in calls)
+            if sites not in chosen:
+                chosen[sites] = self._best_layout(name, calls)
+            layouts[name] = chosen[sites]
+        return layouts
 
     def _best_layout(self, weight: str, calls: Sequence[Call]) -> str:
         best, best_score = "", (-1, -1)
@@ -233,7 +240,7 @@ class Planner:
             score = [0, 0]
             for call in calls:
                 tiers = [k.tier if (k := self.decide(call, d, layout)[0]) else None for d in self.sizes(call)]
-                composite = call.op.name in self._pattern_names()
+                composite = call.op.name in self._composites
                 if None in tiers and not composite:
                     break  # some site could not read it
                 score[0] += max((tier for tier in tiers if tier is not None), default=0)
@@ -279,6 +286,11 @@ class Plan:
         self._matches = {
             index: list(planner.matches(program, index, self._last_use)) for index in range(len(program.calls))
         }
+        self._around: dict[int, list[Call]] = {index: [] for index in range(len(program.calls))}
+        for start, found in self._matches.items():
+            for length, whole in found:
+                for index in range(start, start + length):
+                    self._around[index].append(whole)
 
     def at(self, dims: Dims) -> tuple[Bound, ...]:
         """The whole Program at the bucket of these dims, in order."""
@@ -287,11 +299,6 @@ class Plan:
             self._by_bucket[bucket] = tuple(self._walk(bucket))
         return self._by_bucket[bucket]
 
-    def buckets(self) -> list[Dims]:
-        """Buckets that between them show every choice at every call."""
-        calls = [*self.program.calls, *(whole for found in self._matches.values() for _, whole in found)]
-        return sorted({dims for call in calls for dims in self.planner.sizes(call)})
-
     def choices(self) -> Iterator[Bound]:
         """Everything that may be chosen at some size: for each call and each composite, its kernels at its own buckets.
 
@@ -299,12 +306,11 @@ class Plan:
         """
         for index, call in enumerate(self.program.calls):
             for stop, one in ((index + 1, call), *((index + n, whole) for n, whole in self._matches[index])):
-                for dims in self.planner.sizes(one):
-                    kernel, _ = self.planner.decide(one, dims, self.layout_of(one))
-                    if kernel is not None:
-                        yield Bound(index, stop, one, kernel)
-        for bucket in self.buckets():
-            yield from (bound for bound in self.at(bucket) if _is_attention_plan(bound.call))
+                for kernel in self.planner.winners(one, self.layout_of(one)):
+                    yield Bound(index, stop, one, kernel)
+            if _is_attention_plan(call):
+                for dims in self.planner.sizes(call, *self._readers(call)):
+                    yield Bound(index, index + 1, call, self._attention_plan(call, dims))
 
     def layout_of(self, call: Call) -> str:
         """The weight layout of the matrices a call reads; plain when it reads none."""
@@ -316,13 +322,31 @@ class Plan:
         """Composites that could begin at a call."""
         return self._matches[index]
 
+    def within(self, index: int) -> str:
+        """The composite that takes a call at every size, with its kernels, or ""."""
+        for whole in self._around[index]:
+            kernels = [self.planner.decide(whole, d, self.layout_of(whole))[0] for d in self.planner.sizes(whole)]
+            if None not in kernels:
+                names = sorted({kernel.provider for kernel in kernels if kernel is not None})
+                return f"{whole.op.name} ({', '.join(names)})"
+        return ""
+
     def check(self) -> None:
         """KernelError if a site has no kernel at some size, or a torch form where the policy forbids it."""
+        done: set[object] = set()
         forms: list[str] = []
-        for bucket in self.buckets():
-            for bound in self.at(bucket):
-                if bound.falls_back and bound.call.site not in forms:
-                    forms.append(bound.call.site)
+        for index, call in enumerate(self.program.calls):
+            around = self._around[index]
+            alike = tuple(self.planner.alike(one) for one in (call, *around))
+            if alike in done and not forms:
+                continue  # as an earlier call, inside the same composites
+            done.add(alike)
+            for dims in self.planner.sizes(call, *around):
+                if any(self.planner.decide(whole, dims, self.layout_of(whole))[0] for whole in around):
+                    continue
+                if Bound(index, index + 1, call, self._one(call, dims)).falls_back:
+                    forms.append(call.site)
+                    break
         if forms and self.planner.rules.fallback == "error":
             raise KernelError(
                 f"{len(forms)} of {len(self.program.calls)} sites of the {self.program.name} program have only a "
@@ -343,38 +367,46 @@ class Plan:
             else:
                 chosen.append(Bound(index, index + 1, calls[index], self._one(calls[index], bucket)))
             index = chosen[-1].stop
-        return self._with_attention_plans(chosen, bucket)
+        return iter(chosen)
 
     def _one(self, call: Call, bucket: Dims) -> Kernel:
+        if _is_attention_plan(call):
+            return self._attention_plan(call, bucket)
         kernel, verdicts = self.planner.decide(call, bucket, self.layout_of(call))
         if kernel is None:
             raise KernelError(f"no kernel for {call.op.name} at {call.site}: {_list(verdicts)}", subject=call.site)
         return kernel
 
-    def _with_attention_plans(self, chosen: Sequence[Bound], bucket: Dims) -> Iterator[Bound]:
+    def _readers(self, plan: Call) -> list[Call]:
+        """The calls that read what an attn_plan call writes."""
+        return [call for call in self.program.calls if call.args.get("meta") is plan.args["meta"] and call is not plan]
+
+    def _attention_plan(self, call: Call, bucket: Dims) -> Kernel:
         """attn_plan is done by the kernel that the winning attention kernels of its cache group name."""
-        for bound in chosen:
-            if not _is_attention_plan(bound.call):
-                yield bound
-                continue
-            readers = [
-                b.kernel for b in chosen if b.call.args.get("meta") is bound.call.args["meta"] and b is not bound
-            ]
-            wanted = {kernel.plan for kernel in readers if kernel.plan}
-            if len(wanted) > 1:
-                raise KernelError(
-                    f"attention kernels of one cache group want different plans: {', '.join(sorted(wanted))}",
-                    subject=bound.call.site,
-                )
-            provider = wanted.pop() if wanted else "reference"
-            kernel = self.planner.named(bound.call, provider, bucket)
-            yield Bound(bound.start, bound.stop, bound.call, kernel)
+        winners = [self.planner.decide(reader, bucket, PLAIN.name)[0] for reader in self._readers(call)]
+        wanted = {kernel.plan for kernel in winners if kernel is not None and kernel.plan}
+        if len(wanted) > 1:
+            raise KernelError(
+                f"attention kernels of one cache group want different plans: {', '.join(sorted(wanted))}",
+                subject=call.site,
+            )
+        return self.planner.named(call, wanted.pop() if wanted else "reference", bucket)
 
 
 def matrices(call: Call) -> list[WeightRef]:
     """Weights of a call that have a layout."""
     kinds = {arg.name for arg in call.op.schema.args if arg.kind in ("Packed", "Table")}
     return [arg for name, arg in call.args.items() if name in kinds and isinstance(arg, WeightRef)]
+
+
+def _refusal(kernel: Kernel, facts: Mapping[str, Any], site: str) -> str | None:
+    """Why a kernel cannot serve a site; a predicate that raises is its plugin's error, with the place."""
+    try:
+        return kernel.where.refusal(facts)
+    except Exception as error:
+        raise KernelError(
+            f"{kernel.provider} at {site}: its constraints raised {type(error).__name__}: {error}", subject=site
+        ) from error
 
 
 def _is_attention_plan(call: Call) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from aphrodite.ops.kernel import Binding, Dims, Extent, Kernel, Run
+from aphrodite.errors import AphroditeError, DeviceError, KernelError
+from aphrodite.ops.kernel import Binding, Dims, Extent, Kernel, Run, Workspace
 from aphrodite.ops.op import HOST_BOUNDS, declared
 from aphrodite.platform.dtypes import ITEMSIZE
 from aphrodite.platform.layout import Packed
@@ -65,14 +67,28 @@ class BoundProgram:
             runs = self._runs[bucket] = tuple(
                 self._bound[bound.start, bound.stop, bound.kernel.provider] for bound in self.plan.at(dims)
             )
-        for run in runs:
-            run(dims)
+        try:
+            for run in runs:
+                run(dims)
+        except AphroditeError:
+            raise
+        except Exception as error:
+            raise self._failure(bucket, run, error) from error
+
+    def _failure(self, bucket: Dims, run: Run, error: Exception) -> DeviceError:
+        """The error of a step, with the kernel and the place that raised it."""
+        pieces = self.plan.at(bucket)
+        piece = pieces[self._runs[bucket].index(run)]
+        where = f"{piece.kernel.provider} at {piece.call.site}"
+        return DeviceError(f"{where} failed: {type(error).__name__}: {error}", subject=piece.call.site)
 
     def _workspace(self, bound: Bound) -> tuple[int, int]:
         if bound.kernel.workspace is None:
             return 0, 0
-        facts = self._facts(bound.call)
-        space = bound.kernel.workspace(facts, self._bounds)
+        with _blame(bound, "its workspace"):
+            space = bound.kernel.workspace(self._facts(bound.call), self._bounds)
+            if not isinstance(space, Workspace):
+                raise TypeError(f"must be a Workspace, got {space!r}")
         return space.scratch_bytes, space.zeroed_bytes
 
     def _facts(self, call: Call) -> dict[str, Any]:
@@ -97,9 +113,13 @@ class BoundProgram:
             self._zeroed,
             self._stream,
         )
-        if kernel.bind is not None:
-            return kernel.bind(binding)
-        return bind_function(kernel, binding, self._platform)
+        if kernel.bind is None:
+            return bind_function(kernel, binding, self._platform)
+        with _blame(bound, "binding it"):
+            run = kernel.bind(binding)
+            if not callable(run):
+                raise TypeError(f"bind must return run(dims), got {run!r}")
+        return run
 
     def _scratch(self, bound: Bound) -> Any:
         size, _ = self._workspace(bound)
@@ -124,6 +144,18 @@ class BoundProgram:
                 shape = value.sizes(self._bounds)
                 self._tensors[value] = self._arena.tensor(offset, shape, value.strides(), value.dtype)
         return self._tensors[value]
+
+
+@contextmanager
+def _blame(bound: Bound, what: str) -> Iterator[None]:
+    """Whatever a kernel's own code raises is a KernelError that names the kernel and the place."""
+    try:
+        yield
+    except AphroditeError:
+        raise
+    except Exception as error:
+        where = f"{bound.kernel.provider} at {bound.call.site}"
+        raise KernelError(f"{where}: {what} raised {type(error).__name__}: {error}", subject=bound.call.site) from error
 
 
 def bind_function(kernel: Kernel, binding: Binding, platform: Platform) -> Run:
