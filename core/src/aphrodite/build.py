@@ -13,7 +13,7 @@ from aphrodite.config.engine import EngineConfig
 from aphrodite.discovery.discover import Discovery
 from aphrodite.discovery.registry import PlatformEntry
 from aphrodite.engine.engine import Engine
-from aphrodite.errors import AphroditeError, PluginError
+from aphrodite.errors import AphroditeError, CapacityError, PluginError
 from aphrodite.kv.manager import KVCacheManager
 from aphrodite.models.config import HFConfig
 from aphrodite.models.decoder import Decoder
@@ -110,6 +110,7 @@ def draw_up(config: EngineConfig) -> Blueprint:
             meta_words=limits.attn_meta_words + limits.attn_meta_words_a_seq * sizes.bounds.S,
         )
         forward = planner.plan(program)
+        _check_fits(decoder, forward, found, sizes, platform)
     except BaseException:
         platform.device.close()
         raise
@@ -331,6 +332,24 @@ class _Assembly:
         tied = (f"{plan.spec.names.head}.weight",) if plan.spec.tied else ()  # a copy of the embedding, if it is there
         check_names(parameters, source.infos(), (*plan.spec.ignored_tensors, *tied), str(plan.folder))
         return source
+
+
+def _check_fits(decoder: Decoder, plan: Plan, found: Discovery, sizes: Sizes, platform: Platform) -> None:
+    """CapacityError if the weights, in the layouts that were chosen for them, leave too little for the cache."""
+    weights = 0
+    for parameter in decoder.parameters.values():
+        ref = parameter.ref
+        shape = ref.shape
+        if len(shape) == 2:
+            shape = found.registry.weight_layouts[plan.layouts[ref.name]].shape(*shape)
+        weights += math.prod(shape) * ITEMSIZE[ref.dtype]
+    free = platform.device.memory().free_bytes
+    if weights + sizes.kv.num_bytes > free:
+        raise CapacityError(
+            f"the packed weights ({weights >> 20} MiB) and the KV cache ({sizes.kv.num_bytes >> 20} MiB) need more "
+            f"than the {free >> 20} MiB that are free: lower num_blocks, kv_cache_memory_bytes or max_model_len",
+            subject="weights",
+        )
 
 
 def _weight_bytes(decoder: Decoder) -> int:

@@ -24,6 +24,7 @@ from aphrodite.weights.hub import locate
 
 _UPDATES = 8192  # words of row state that one upload holds; longer prompts take several
 _MOST_IN_A_STEP = 1 << 20  # the buffers of a larger step would fit nowhere
+_ROW_SHARE = 16  # of the free memory, the part that tokens in the row state may take when the length is ours to choose
 CORE = "core"
 
 
@@ -166,8 +167,13 @@ def choose_sizes(
     reasons.say("block_size", f"{block_size}: " + ("asked for" if cache.block_size else "the device's best"))
     kv = _size_kv(config, spec, groups, block_size, weight_bytes, free_bytes, limits, reasons)
     if longest is None:
-        longest = min(spec.max_position, kv.num_tokens)
-        why = "all that the model was made for" if longest == spec.max_position else "all that the KV cache holds"
+        limit = {
+            "all that the model was made for": spec.max_position,
+            "all that the KV cache holds": kv.num_tokens,
+            "all that the row state may take of the memory": free_bytes // _ROW_SHARE // (4 * scheduler.max_num_seqs),
+        }
+        why = min(limit, key=limit.__getitem__)
+        longest = limit[why]
         reasons.say("max_model_len", f"{longest}: {why}")
     elif longest > kv.num_tokens:
         raise CapacityError(
