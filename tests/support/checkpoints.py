@@ -105,6 +105,7 @@ class Checkpoints:
         generation: Mapping[str, Any] | None = None,
         old_style: str | None = None,
         without: tuple[str, ...] = (),
+        fields: Mapping[str, Any] | None = None,
         **config: Any,
     ) -> Path:
         """A checkpoint.
@@ -112,6 +113,7 @@ class Checkpoints:
         config     fields of the family's config over DEFAULTS
         old_style  "rope_type" or "type": config.json as Transformers wrote it before version 5, with that key
         without    fields left out of config.json
+        fields     written into config.json as they are
         """
         arguments = {name: value for name, value in locals().items() if name != "self"}
         key = json.dumps(arguments, sort_keys=True, default=str)
@@ -132,6 +134,7 @@ class Checkpoints:
             if old_style:
                 edit_json(folder / "config.json", lambda data: as_before_version_5(data, old_style))
             edit_json(folder / "config.json", lambda data: [data.pop(name, None) for name in without])
+            edit_json(folder / "config.json", lambda data: data.update(fields or {}))
             self._made[key] = folder
         return self._made[key]
 

@@ -47,7 +47,7 @@ class Decoder:
         table = params.add("embedding", [(f"{names.embedding}.weight", (spec.vocab_size, hidden))])
         self._embedding = Embedding("embedding", table, spec.embedding_scale)
         self._norms = NormForm(spec.norm_eps, spec.norm_offset)
-        windows = list(dict.fromkeys(sorted(layer.attention.window for layer in spec.layers)))  # one group each, 0 first
+        windows = sorted({layer.attention.window for layer in spec.layers})  # a cache group each, full attention first
         self._layers = [
             self._layer(params, number, windows.index(layer.attention.window), max_len)
             for number, layer in enumerate(spec.layers)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from aphrodite.errors import ModelError
 from aphrodite.layers.rope import RopeSpec
 from aphrodite.models.config import HFConfig
-from aphrodite.models.family import FULL, SLIDING, activation, head_dim, layer_kinds, refuse
+from aphrodite.models.family import SLIDING, activation, head_dim, layer_kinds, refuse
 from aphrodite.models.rope import read_rope
 from aphrodite.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, Names
 

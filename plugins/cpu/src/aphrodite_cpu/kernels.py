@@ -86,7 +86,8 @@ def _capped(
     scores = scores.mul_(scale / softcap).tanh_().mul_(softcap).unflatten(1, (-1, q.shape[1]))
     if mask is not None:
         scores.masked_fill_(~mask, -torch.inf)
-    return (scores.softmax(-1).flatten(1, 2) @ v.float()).unflatten(1, (-1, q.shape[1])).flatten(0, 1)
+    y: torch.Tensor = scores.softmax(-1).flatten(1, 2) @ v.float()
+    return y.unflatten(1, (-1, q.shape[1])).flatten(0, 1)  # type: ignore[no-any-return]
 
 
 def _mask(num_q: int, first: int, length: int, causal: bool, window: int) -> torch.Tensor | None:
