@@ -96,7 +96,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 SUBJECTS = ("mistral: a window in every layer", "gemma 2", "gemma 3: full layers stretched")
-SEVERAL = (1, 2, 17, 40, 91)
+SEVERAL = (1, 2, 17, 75)
 
 
 def engine(folder: object, device: str, cache_tokens: int = 800, **settings: Any) -> LLM:
@@ -145,7 +145,7 @@ def test_a_window_of_one_token(device: str, checkpoints: Checkpoints, reference:
 CUTS: dict[str, dict[str, Any]] = {
     "one step holds everything": {"max_num_batched_tokens": 1024},
     "chunks of 7": {"max_num_batched_tokens": 7, "max_num_seqs": 5},
-    "a cache that holds one long prompt": {"cache_tokens": 200, "max_num_batched_tokens": 64},
+    "a cache that holds one long prompt": {"max_model_len": 96, "cache_tokens": 96, "max_num_batched_tokens": 64},
 }
 
 
@@ -156,7 +156,7 @@ def test_mixed_batch_is_right_however_it_is_cut(
 ) -> None:
     folder = checkpoints.make(**CONFIGS[name])
     with engine(folder, device, **CUTS[cut]) as llm:
-        prompts = random_prompts((1, 3, 10, 11, 12, 16, 33, 127), seed=2)
+        prompts = random_prompts((1, 3, 10, 11, 12, 33, 90), seed=2)
         check_parity(llm, reference(folder), prompts, num_tokens=4, label=f"{name}, {cut}, {device}")
 
 
@@ -174,10 +174,10 @@ def test_preempted_sequences_compute_the_same_tokens_again(
 
     monkeypatch.setattr(Scheduler, "_preempt", spy)
     folder = checkpoints.make(**CONFIGS[name])
-    prompts = random_prompts((15, 14, 16, 1, 30, 13, 31, 12), seed=4)
-    settings = {"max_model_len": 64, "cache_tokens": 80, "max_num_batched_tokens": 24}
+    prompts = random_prompts((15, 16, 1, 30, 13, 31), seed=4)
+    settings = {"max_model_len": 64, "cache_tokens": 64, "max_num_batched_tokens": 24}
     with engine(folder, device, **settings) as llm:
-        check_parity(llm, reference(folder), prompts, num_tokens=18, label=f"{name}, preemption, {device}")
+        check_parity(llm, reference(folder), prompts, num_tokens=16, label=f"{name}, preemption, {device}")
     assert any(drawn > 0 for drawn in preempted), "the cache was not small enough to preempt a decoding sequence"
 
 

@@ -86,6 +86,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "a cap that Gemma 3 has not": ("Gemma3", {"attn_logit_softcapping": 50.0}, ("attn_logit_softcapping", "50.0")),
     "both directions": ("Gemma3", {"use_bidirectional_attention": True}, ("use_bidirectional_attention", "causal")),
     "one rope for two": ("Gemma3", {"rope_parameters": {"rope_theta": 1e4}}, ("rope_theta", FULL, SLIDING)),
+    "two scalings for one": (
+        "Gemma3",
+        {"rope_parameters": {FULL: {}, SLIDING: {}}, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        ("rope_parameters", "rope_scaling", "keep one"),
+    ),
     "two ropes for one": ("Gemma2", {"rope_parameters": {FULL: {}}}, (FULL, "one rotary embedding")),
     "a scaling of one kind": (
         "Gemma3",

@@ -1,4 +1,4 @@
-"""Gemma 2: Gemma2ForCausalLM. What it shares with Gemma 3 is `network`."""
+"""Gemma 2: Gemma2ForCausalLM. Gemma 3 shares `read_attention` and `network` with it."""
 
 from __future__ import annotations
 
