@@ -154,8 +154,8 @@ CONFIG_FAULTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("rope_type", "'yarn'", "llama3"),
     ),
     "old rope type": (
-        {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
-        ("'linear'", "llama3"),
+        {"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
+        ("'dynamic'", "linear", "llama3"),
     ),
     "rope no object": ({"rope_parameters": [1]}, ("rope_parameters", "[1]", "object")),
     "rope without factor": ({"rope_parameters": {"rope_type": "llama3"}}, ("rope_parameters", "factor")),

@@ -2,7 +2,7 @@
 
 Default initialisation hides errors: with norms of one, biases of zero and small matrices a wrong norm, a forgotten
 bias or a wrong attention scale changes almost nothing. Here matrices are randn * 1.5 / sqrt(fan_in), norms
-1 + 0.3 randn, biases 0.3 randn.
+1 + 0.3 randn (0.3 randn where the family adds 1 itself), biases 0.3 randn.
 """
 
 from __future__ import annotations
@@ -11,12 +11,22 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 from transformers.utils import logging
 
 logging.disable_progress_bar()
@@ -53,6 +63,24 @@ class FreeConfig(LlamaConfig):
         pass
 
 
+@dataclass(frozen=True)
+class Family:
+    """Transformers' classes of a family, its fields over DEFAULTS, and what it adds to the weights of norms."""
+
+    config: type[Any]
+    model: type[Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    norm_offset: int = 0
+
+
+FAMILIES: Mapping[str, Family] = {
+    "llama": Family(FreeConfig, LlamaForCausalLM),
+    "mistral": Family(MistralConfig, MistralForCausalLM, {"head_dim": 16}),
+    "gemma2": Family(Gemma2Config, Gemma2ForCausalLM, {"head_dim": 16, "pad_token_id": 0}, 1),
+    "gemma3_text": Family(Gemma3TextConfig, Gemma3ForCausalLM, {"head_dim": 16, "pad_token_id": 0}, 1),
+}
+
+
 class Checkpoints:
     """Folders of checkpoints by what they were made from; each is made once a session, and nobody may write to it."""
 
@@ -61,8 +89,13 @@ class Checkpoints:
         self._made: dict[str, Path] = {}
         self._numbers = itertools.count()
 
-    def llama(
+    def llama(self, **arguments: Any) -> Path:
+        """A Llama checkpoint, of the arguments of `make`."""
+        return self.make("llama", **arguments)
+
+    def make(
         self,
+        family: str,
         *,
         seed: int = 0,
         dtype: str = "float32",
@@ -72,20 +105,23 @@ class Checkpoints:
         generation: Mapping[str, Any] | None = None,
         old_style: str | None = None,
         without: tuple[str, ...] = (),
+        fields: Mapping[str, Any] | None = None,
         **config: Any,
     ) -> Path:
-        """A Llama checkpoint.
+        """A checkpoint.
 
-        config     fields of LlamaConfig over DEFAULTS
+        config     fields of the family's config over DEFAULTS
         old_style  "rope_type" or "type": config.json as Transformers wrote it before version 5, with that key
         without    fields left out of config.json
+        fields     written into config.json as they are
         """
         arguments = {name: value for name, value in locals().items() if name != "self"}
         key = json.dumps(arguments, sort_keys=True, default=str)
         if key not in self._made:
-            folder = self._root / f"llama{next(self._numbers)}"
-            save_llama(
+            folder = self._root / f"{family}{next(self._numbers)}"
+            save(
                 folder,
+                FAMILIES[family],
                 seed=seed,
                 dtype=dtype,
                 shard_size=shard_size,
@@ -98,6 +134,7 @@ class Checkpoints:
             if old_style:
                 edit_json(folder / "config.json", lambda data: as_before_version_5(data, old_style))
             edit_json(folder / "config.json", lambda data: [data.pop(name, None) for name in without])
+            edit_json(folder / "config.json", lambda data: data.update(fields or {}))
             self._made[key] = folder
         return self._made[key]
 
@@ -106,8 +143,9 @@ class Checkpoints:
         return Path(shutil.copytree(folder, to))
 
 
-def save_llama(
+def save(
     folder: Path,
+    family: Family,
     *,
     seed: int,
     dtype: str,
@@ -116,14 +154,14 @@ def save_llama(
     config: Mapping[str, Any],
 ) -> None:
     """Make the network, scale its weights, save it."""
-    settings = {**DEFAULTS, **config}
-    model = LlamaForCausalLM(FreeConfig(**settings))
+    settings = {**DEFAULTS, **family.defaults, **config}
+    model = family.model(family.config(**settings))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if "norm" in name:
-                parameter.copy_(1 + 0.3 * noise)
+                parameter.copy_(1 - family.norm_offset + 0.3 * noise)
             elif name.endswith("bias"):
                 parameter.copy_(0.3 * noise)
             else:
@@ -153,6 +191,9 @@ def train_tokenizer() -> Tokenizer:
 def as_before_version_5(data: dict[str, Any], key: str) -> None:
     """Rewrite a config's rope_parameters and dtype as rope_theta, rope_scaling and torch_dtype."""
     rope = dict(data.pop("rope_parameters"))
+    if "full_attention" in rope:
+        data["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = dict(rope["full_attention"])
     data["rope_theta"] = rope.pop("rope_theta")
     kind = rope.pop("rope_type", "default")
     data["rope_scaling"] = None if kind == "default" else {key: kind, **rope}

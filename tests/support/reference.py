@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import LlamaForCausalLM
 
-from tests.support.checkpoints import FreeConfig
+from tests.support.checkpoints import FAMILIES
 
 
 class Reference:
@@ -20,8 +20,9 @@ class Reference:
     def __init__(self, folder: Path, dtype: str = "float32") -> None:
         self.folder = folder
         self.dtype = dtype
-        config = FreeConfig.from_pretrained(folder)
-        self.model = LlamaForCausalLM.from_pretrained(
+        family = FAMILIES[json.loads((folder / "config.json").read_text())["model_type"]]
+        config = family.config.from_pretrained(folder)
+        self.model = family.model.from_pretrained(
             folder, config=config, dtype=getattr(torch, dtype), attn_implementation="eager"
         ).eval()
         self._greedy: dict[tuple[tuple[int, ...], int], list[int]] = {}

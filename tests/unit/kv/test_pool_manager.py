@@ -101,7 +101,7 @@ def test_check_sees_a_lost_and_a_shared_block() -> None:
 
 
 def test_the_budget_buys_whole_blocks_of_all_groups_and_block_0() -> None:
-    groups = (CacheGroup("full", (LAYER, LAYER)), CacheGroup("full", (LAYER,)))
+    groups = (CacheGroup("full", (LAYER, LAYER)), CacheGroup("sliding", (LAYER,), window=5))
     token = 3 * 2 * (8 + 4) * 2  # layers, heads, key and value, bytes
     plan = plan_kv(groups, block_size=16, num_blocks=None, budget_bytes=token * 16 * 10 + 5)
     assert plan.num_blocks == 9 and plan.num_bytes == token * 16 * 10 and plan.num_tokens == 144

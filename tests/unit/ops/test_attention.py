@@ -155,6 +155,24 @@ def test_table_entries_past_the_length_are_not_read(form: str, tail: str) -> Non
     assert torch.equal(args["out"], clean["out"])
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("window", [1, 4, 6])
+def test_blocks_before_every_window_are_not_read(form: str, window: int) -> None:
+    seqs = [(2, 3), (3, 17), (1, 9), (12, 12)]
+    args = Case(seqs, more={"window": window}).args()
+    clean = {**args, "out": args["out"].clone()}
+    FORMS[form](**clean)
+    keys, values = args["cache"].canonical()
+    dirty = args["tables"].clone()
+    for s, (new, length) in enumerate(seqs):
+        block, rest = divmod(max(0, length - new - window + 1), 4)  # of the first key that a query sees
+        keys[args["tables"][s, block], :rest] = torch.nan
+        values[args["tables"][s, block], :rest] = torch.nan
+        dirty[s, :block] = 10_000
+    FORMS[form](**{**args, "tables": dirty})
+    assert torch.equal(args["out"], clean["out"]) and not clean["out"].isnan().any()
+
+
 def test_padding_sequences_and_tokens_change_nothing_in_the_portable_form() -> None:
     """Padded to 8 sequences and 16 tokens: padding sequences have no tokens, padding tokens belong to no sequence."""
     lse = torch.zeros(11, 4, dtype=torch.float64)

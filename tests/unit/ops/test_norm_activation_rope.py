@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from aphrodite.ops.activation import KINDS, act_mul
+from aphrodite.ops.elementwise import scale, softcap
 from aphrodite.ops.embedding import gather_rows
-from aphrodite.ops.norm import add, rms_norm
+from aphrodite.ops.norm import add, head_norm, rms_norm
 from aphrodite.ops.rope import rope
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -41,6 +42,29 @@ def test_rms_norm_squares_in_float32_however_narrow_the_type() -> None:
     out = torch.empty_like(x)
     rms_norm.reference(out, x, torch.ones(8, dtype=torch.float16), 1e-6)
     assert torch.equal(out, torch.ones_like(out))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_head_norm_is_rms_norm_of_every_head_and_touches_no_other(dtype: torch.dtype) -> None:
+    qkv, w = randn(5, 3 * 8).to(dtype), randn(8, seed=1).to(dtype)
+    before, expected = qkv.clone(), torch.empty(10, 8, dtype=dtype)
+    rms_norm.reference(expected, before[:, 8:].reshape(10, 8), w, 1e-6, 1)
+    head_norm.reference(qkv[:, 8:].view(5, 2, 8), w, 1e-6, 1)  # a view of the wider buffer, as a network has it
+    assert torch.equal(qkv[:, 8:].reshape(10, 8), expected)
+    assert torch.equal(qkv[:, :8], before[:, :8])
+
+
+def test_softcap_bounds_keeps_small_values_and_is_odd() -> None:
+    x = torch.tensor([[0.01, -0.01, 3.0, 1e9, -1e9]], dtype=torch.float64)
+    softcap.reference(x, 5.0)
+    assert x[0, :2].tolist() == pytest.approx([0.01, -0.01], rel=1e-5)
+    assert x[0, 2:].tolist() == pytest.approx([5 * math.tanh(0.6), 5.0, -5.0])
+
+
+def test_scale_rounds_once() -> None:
+    x = torch.tensor([[3.0, 1.0]], dtype=torch.bfloat16)
+    scale.reference(x, 55.5)
+    assert x.tolist() == [[166.0, 55.5]]  # 166.5 lies between 166 and 167: to even
 
 
 def test_eps_stands_inside_the_root() -> None:

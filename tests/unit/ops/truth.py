@@ -69,6 +69,24 @@ def rms_norm(x: torch.Tensor, w: torch.Tensor, eps: float, offset: int = 0, **_:
     return {"out": (value, abs(value))}
 
 
+def head_norm(x: torch.Tensor, w: torch.Tensor, eps: float, offset: int = 0) -> Answers:
+    """Every head is a row of rms_norm."""
+    value, scale = rms_norm(x.flatten(0, 1), w, eps, offset)["out"]
+    return {"x": (value.reshape(x.shape), scale.reshape(x.shape))}
+
+
+def scale(x: torch.Tensor, factor: float) -> Answers:
+    value = exact(x) * factor
+    return {"x": (value, abs(value))}
+
+
+def softcap(x: torch.Tensor, cap: float) -> Answers:
+    """tanh by its exponentials."""
+    twice = np.exp(-2 * abs(exact(x)) / cap)
+    value = np.sign(exact(x)) * cap * (1 - twice) / (1 + twice)
+    return {"x": (value, abs(exact(x)) + abs(value))}
+
+
 def _gates(g: Array, kind: str) -> Array:
     if kind == "silu":
         return g / (1 + np.exp(-g))
@@ -181,6 +199,9 @@ def attn_paged(
 TRUTHS: Mapping[str, Callable[..., Answers]] = {
     "add@1": add,
     "rms_norm@1": rms_norm,
+    "head_norm@1": head_norm,
+    "scale@1": scale,
+    "softcap@1": softcap,
     "act_mul@1": act_mul,
     "linear@1": linear,
     "gather_rows@1": gather_rows,
@@ -199,5 +220,6 @@ def written(name: str, args: Mapping[str, Any]) -> dict[str, Array]:
     if name == "kv_write@1":
         keys, values = cells(args["cache"])
         return {"k": keys[1:], "v": values[1:]}
-    outputs = ("q", "k") if name == "rope@1" else ("res",) if name == "add@1" else ("out", "lse")
+    outputs = {"rope@1": ("q", "k"), "add@1": ("res",)}.get(name, ("out", "lse"))
+    outputs = ("x",) if name in ("head_norm@1", "scale@1", "softcap@1") else outputs
     return {out: exact(args[out]) for out in outputs if args.get(out) is not None}

@@ -27,7 +27,7 @@ BOUNDS = Dims(T=16, S=4, R=8, U=64, max_q=16, max_k=MAX_LEN)
 
 
 def spec(*, layers: int = 2, tied: bool = False, head_dim: int = 4, style: str = "neox") -> DecoderSpec:
-    attention = AttentionSpec(4, 2, head_dim, RopeSpec(10_000.0, head_dim, style), qkv_bias=True)
+    attention = AttentionSpec(4, 2, head_dim, RopeSpec(10_000.0, head_dim, style), head_dim**-0.5, qkv_bias=True)
     return DecoderSpec(
         vocab_size=50,
         hidden_size=24,

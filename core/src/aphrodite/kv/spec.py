@@ -23,10 +23,15 @@ class LayerKV:
 
 @dataclass(frozen=True)
 class CacheGroup:
-    """Layers with one block table. `kind` is what they keep: "full", every token (others come with their models)."""
+    """Layers with one block table.
+
+    kind    what they keep: "full" every token, "sliding" the last ones
+    window  of a sliding group: a token is read by itself and the window - 1 after it, and by nothing later
+    """
 
     kind: str
     layers: tuple[LayerKV, ...]
+    window: int = 0
 
     def block_bytes(self, block_size: int) -> int:
         """Bytes of one block in all layers of the group."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aphrodite.layers.linear import Linear
+from aphrodite.layers.norm import NormForm, RMSNorm
 from aphrodite.ops import attention as ops
 from aphrodite.ops import rope as rope_ops
 from aphrodite.program.parameters import ParameterList
@@ -44,16 +45,27 @@ class Heads:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """How a query weighs keys: scale q.k, bounded by softcap; it sees itself and the window - 1 before. 0: no bound."""
+
+    scale: float
+    window: int = 0
+    softcap: float = 0.0
+
+
+@dataclass(frozen=True)
 class Attention:
-    """Causal attention with rotary positions; q, k and v as one product."""
+    """Causal attention with rotary positions; q, k and v as one product, q and k normalised if there are norms."""
 
     site: str
     qkv: Linear
     out: Linear
     heads: Heads
+    scores: Scores
     cache: KVRef
     rope: ConstantRef
     rope_style: str
+    norms: tuple[RMSNorm, RMSNorm] | None = None
 
     @classmethod
     def of(
@@ -64,17 +76,26 @@ class Attention:
         *,
         hidden: int,
         heads: Heads,
+        scores: Scores,
         cache: KVRef,
         rope: ConstantRef,
         rope_style: str,
         qkv_bias: bool,
         out_bias: bool,
+        norms: NormForm | None,
     ) -> Attention:
         q, kv = heads.num_heads * heads.head_dim, heads.num_kv_heads * heads.head_dim
         parts = [(f"{source}.q_proj", q), (f"{source}.k_proj", kv), (f"{source}.v_proj", kv)]
         qkv = Linear.stacked(params, f"{site}.qkv", parts, hidden, bias=qkv_bias)
         out = Linear.stacked(params, f"{site}.out", [(f"{source}.o_proj", hidden)], q, bias=out_bias)
-        return cls(site, qkv, out, heads, cache, rope, rope_style)
+        pair = None
+        if norms is not None:
+            q_norm, k_norm = (
+                RMSNorm.of(params, f"{site}.{name}", f"{source}.{name}", heads.head_dim, norms)
+                for name in ("q_norm", "k_norm")
+            )
+            pair = q_norm, k_norm
+        return cls(site, qkv, out, heads, scores, cache, rope, rope_style, pair)
 
     def __call__(self, t: Tracer, x: Value, step: StepInputs) -> Value:
         """x [T, H] -> [T, H]"""
@@ -84,6 +105,10 @@ class Attention:
         q = qkv.columns(0, q_size).heads(h.num_heads)
         k = qkv.columns(q_size, q_size + kv_size).heads(h.num_kv_heads)
         v = qkv.columns(q_size + kv_size, q_size + 2 * kv_size).heads(h.num_kv_heads)
+        if self.norms is not None:
+            q_norm, k_norm = self.norms
+            q_norm.each_head(t, q)
+            k_norm.each_head(t, k)
         t.call(
             rope_ops.rope,
             f"{self.site}.rope",
@@ -104,6 +129,8 @@ class Attention:
             seq_lens=step.seq_lens,
             cu_q=step.cu_q,
             meta=group.meta,
-            scale=h.head_dim**-0.5,
+            scale=self.scores.scale,
+            window=self.scores.window,
+            softcap=self.scores.softcap,
         )
         return self.out(t, y.flat())

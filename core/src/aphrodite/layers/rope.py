@@ -41,13 +41,27 @@ class Llama3Scaling:
 
 
 @dataclass(frozen=True)
+class LinearScaling:
+    """Every wavelength is stretched by `factor` (position interpolation).
+
+    Source: Chen et al. 2023, equation 4; the config fields rope_scaling.{rope_type: linear, factor}.
+    """
+
+    factor: float
+
+    def apply(self, frequency: torch.Tensor) -> torch.Tensor:
+        """Angular frequencies [Rd / 2], radians a token, scaled."""
+        return frequency / self.factor
+
+
+@dataclass(frozen=True)
 class RopeSpec:
     """Rotary embedding of a layer: base theta, rotated dimensions, pairing style (ops/rope.py), scaling."""
 
     theta: float
     rotary_dim: int
     style: str = "neox"
-    scaling: Llama3Scaling | None = None
+    scaling: Llama3Scaling | LinearScaling | None = None
 
     def table(self, max_len: int) -> torch.Tensor:
         """[max_len, rotary_dim] f32: cosines of rotary_dim / 2 frequencies, then their sines."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from aphrodite.errors import ModelError
 
 _Kind = TypeVar("_Kind", int, float, bool, str)
+_Number = TypeVar("_Number", int, float)
 _REQUIRED: Any = object()
 _MAX_CONFIG_BYTES = 16 << 20
 
@@ -54,6 +55,17 @@ class HFConfig:
         value = self.get(name, float, default)
         if not 0 < value < math.inf:
             raise ModelError(f"{self.where}: the field {name!r} must be finite and above 0, got {value}", subject=name)
+        return value
+
+    def bound(self, name: str, kind: type[_Number], default: _Number) -> _Number:
+        """A field that bounds something: above 0, or 0 where the config says null. Absent, it is the default."""
+        if name in self.data and self.data[name] is None:
+            return kind(0)
+        value = self.get(name, kind, default)
+        if value != default and not 0 < value < math.inf:
+            raise ModelError(
+                f"{self.where}: the field {name!r} must be finite and above 0, or null, got {value}", subject=name
+            )
         return value
 
     def part(self, name: str) -> HFConfig | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aphrodite.kv.spec import CacheGroup, LayerKV
-from aphrodite.layers.attention import Attention, GroupInputs, Heads, StepInputs
+from aphrodite.layers.attention import Attention, GroupInputs, Heads, Scores, StepInputs
 from aphrodite.layers.embedding import Embedding, select
 from aphrodite.layers.linear import Linear
 from aphrodite.layers.mlp import GatedMLP
-from aphrodite.layers.norm import RMSNorm
+from aphrodite.layers.norm import NormForm, RMSNorm
 from aphrodite.models.spec import DecoderSpec
 from aphrodite.ops import attention as attention_ops
+from aphrodite.ops import elementwise
 from aphrodite.ops import rows as row_ops
 from aphrodite.ops.kernel import Extent
 from aphrodite.platform.dtypes import ITEMSIZE
@@ -26,8 +27,10 @@ T, S, R = Extent("T"), Extent("S"), Extent("R")
 class _Layer:
     attention_norm: RMSNorm
     attention: Attention
+    post_attention_norm: RMSNorm | None
     mlp_norm: RMSNorm
     mlp: GatedMLP
+    post_mlp_norm: RMSNorm | None
 
 
 class Decoder:
@@ -42,17 +45,22 @@ class Decoder:
         params = ParameterList(dtype)
         hidden, names = spec.hidden_size, spec.names
         table = params.add("embedding", [(f"{names.embedding}.weight", (spec.vocab_size, hidden))])
-        self._embedding = Embedding("embedding", table)
-        self._layers = [self._layer(params, number, max_len) for number in range(len(spec.layers))]
-        self._final_norm = RMSNorm.of(params, "final_norm", names.final_norm, hidden, spec.norm_eps)
+        self._embedding = Embedding("embedding", table, spec.embedding_scale)
+        self._norms = NormForm(spec.norm_eps, spec.norm_offset)
+        windows = sorted({layer.attention.window for layer in spec.layers})  # a cache group each, full attention first
+        self._layers = [
+            self._layer(params, number, windows.index(layer.attention.window), max_len)
+            for number, layer in enumerate(spec.layers)
+        ]
+        self._final_norm = RMSNorm.of(params, "final_norm", names.final_norm, hidden, self._norms)
         self._head = (
             Linear("head", table)
             if spec.tied
             else Linear.stacked(params, "head", [(names.head, spec.vocab_size)], hidden, bias=False)
         )
         self.parameters: dict[str, Parameter] = params.parameters
-        self.cache_groups = (CacheGroup("full", tuple(self._layer_kv(layer.attention) for layer in self._layers)),)
         self.kv_refs = tuple(layer.attention.cache for layer in self._layers)
+        self.cache_groups = tuple(self._cache_group(number, window) for number, window in enumerate(windows))
 
     def record(self, *, block_size: int, table_width: int, meta_words: int) -> Program:
         """The forward Program: row state and the step's plan in, logits [R, V] out.
@@ -66,37 +74,48 @@ class Decoder:
         for layer in self._layers:
             x = layer.attention_norm(t, residual) if x is None else layer.attention_norm.after_add(t, x, residual)
             x = layer.attention(t, x, step)
+            x = layer.post_attention_norm.in_place(t, x) if layer.post_attention_norm else x
             x = layer.mlp_norm.after_add(t, x, residual)
             x = layer.mlp(t, x)
+            x = layer.post_mlp_norm.in_place(t, x) if layer.post_mlp_norm else x
         assert x is not None, "a decoder has at least one layer"
         x = select(t, "select.x", x, step.logit_rows)
         residual = select(t, "select.residual", residual, step.logit_rows)
         x = self._final_norm.after_add(t, x, residual)
         logits = t.external("logits", (R, self.spec.vocab_size), x.dtype)
         self._head.into(t, x, logits)
+        if self.spec.logit_softcap:
+            t.call(elementwise.softcap, "head.softcap", x=logits, cap=self.spec.logit_softcap)
         return t.finish()
 
-    def _layer(self, params: ParameterList, number: int, max_len: int) -> _Layer:
+    def _layer(self, params: ParameterList, number: int, group: int, max_len: int) -> _Layer:
         spec, names = self.spec.layers[number], self.spec.names
         site, source = f"layers.{number}", names.layer.format(number)
-        hidden, eps = self.spec.hidden_size, self.spec.norm_eps
+        hidden = self.spec.hidden_size
         a = spec.attention
-        cache = KVRef(number, 0, a.num_kv_heads, a.head_dim, a.head_dim, params.dtype)
+        cache = KVRef(number, group, a.num_kv_heads, a.head_dim, a.head_dim, params.dtype)
+
+        def norm(name: str, tensor: str) -> RMSNorm:
+            return RMSNorm.of(params, f"{site}.{name}", f"{source}.{tensor}", hidden, self._norms)
+
         return _Layer(
-            RMSNorm.of(params, f"{site}.attention_norm", f"{source}.{names.attention_norm}", hidden, eps),
+            norm("attention_norm", names.attention_norm),
             Attention.of(
                 params,
                 f"{site}.attention",
                 f"{source}.{names.attention}",
                 hidden=hidden,
                 heads=Heads(a.num_heads, a.num_kv_heads, a.head_dim),
+                scores=Scores(a.scale, a.window, a.softcap),
                 cache=cache,
                 rope=a.rope.constant(max_len),
                 rope_style=a.rope.style,
                 qkv_bias=a.qkv_bias,
                 out_bias=a.out_bias,
+                norms=self._norms if a.qk_norm else None,
             ),
-            RMSNorm.of(params, f"{site}.mlp_norm", f"{source}.{names.mlp_norm}", hidden, eps),
+            norm("post_attention_norm", names.post_attention_norm) if spec.post_norms else None,
+            norm("mlp_norm", names.mlp_norm),
             GatedMLP.of(
                 params,
                 f"{site}.mlp",
@@ -106,12 +125,16 @@ class Decoder:
                 kind=spec.mlp.act,
                 bias=spec.mlp.bias,
             ),
+            norm("post_mlp_norm", names.post_mlp_norm) if spec.post_norms else None,
         )
 
-    @staticmethod
-    def _layer_kv(attention: Attention) -> LayerKV:
-        cache = attention.cache
-        return LayerKV(cache.num_heads, cache.head_dim, cache.value_dim, ITEMSIZE[cache.dtype])
+    def _cache_group(self, number: int, window: int) -> CacheGroup:
+        layers = tuple(
+            LayerKV(ref.num_heads, ref.head_dim, ref.value_dim, ITEMSIZE[ref.dtype])
+            for ref in self.kv_refs
+            if ref.group == number
+        )
+        return CacheGroup("sliding" if window else "full", layers, window)
 
 
 def _step_inputs(t: Tracer, num_groups: int, block_size: int, table_width: int, meta_words: int) -> StepInputs:

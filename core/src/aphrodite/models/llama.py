@@ -20,6 +20,7 @@ def spec(config: HFConfig) -> DecoderSpec:
         num_kv_heads=config.size("num_key_value_heads", heads),
         head_dim=dim,
         rope=read_rope(config, dim),
+        scale=dim**-0.5,
         qkv_bias=biased,
         out_bias=biased,
     )

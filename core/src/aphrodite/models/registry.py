@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aphrodite.errors import ModelError
-from aphrodite.models import llama
+from aphrodite.models import gemma2, gemma3, llama, mistral
 from aphrodite.models.config import HFConfig
 from aphrodite.models.spec import DecoderSpec
 
-_PAGES = (llama,)
+_PAGES = (gemma2, gemma3, llama, mistral)
 FAMILIES: dict[str, Callable[[HFConfig], DecoderSpec]] = {
     name: page.spec for page in _PAGES for name in page.ARCHITECTURES
 }

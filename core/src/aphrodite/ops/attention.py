@@ -124,9 +124,12 @@ def _portable(
     if num_seqs == 0 or q.shape[0] == 0 or max_k == 0:
         return
     keys, values = cache.canonical()
+    num_q = cu_q[1:] - cu_q[:-1]
+    first = (seq_lens - num_q - window + 1 if window else torch.zeros_like(seq_lens))[:, None]  # key that a query sees
     blocks = tables[:, : -(-max_k // cache.block_size)].long()
-    held = torch.arange(blocks.shape[1], device=q.device) * cache.block_size < seq_lens[:, None]
-    blocks = torch.where(held, blocks, 0)  # entries past the length may be anything
+    start = torch.arange(blocks.shape[1], device=q.device) * cache.block_size
+    held = (start < seq_lens[:, None]) & (start + cache.block_size > first)
+    blocks = torch.where(held, blocks, 0)  # entries past the length or before the window may be anything
     k, v = wide(keys[blocks].flatten(1, 2)), wide(values[blocks].flatten(1, 2))  # [S, L, Hk, D]
     token = torch.arange(q.shape[0], device=q.device)
     seq = torch.searchsorted(cu_q[1:].contiguous(), token.int(), right=True)  # padding tokens get num_seqs
@@ -139,7 +142,6 @@ def _portable(
     if softcap:
         scores = softcap * torch.tanh(scores / softcap)
     key = torch.arange(k.shape[1], device=q.device)
-    num_q = cu_q[1:] - cu_q[:-1]
     position = (seq_lens - num_q)[:, None] + torch.arange(max_q, device=q.device)  # [S, Q]
     seen = key < seq_lens[:, None, None]  # [S, 1, L]
     if causal:
@@ -147,7 +149,8 @@ def _portable(
     if window:
         seen = seen & (key > position[..., None] - window)
     scores = scores.masked_fill(~seen[:, None, None], -torch.inf)
-    v = v.masked_fill((key >= seq_lens[:, None])[..., None, None], 0.0)  # stale slots may hold NaN, and NaN * 0 is NaN
+    stale = (key >= seq_lens[:, None]) | (key < first)  # may hold NaN, and NaN * 0 is NaN
+    v = v.masked_fill(stale[..., None, None], 0.0)
     if sinks is not None:
         extra = wide(sinks).view(1, -1, group, 1, 1).expand(*scores.shape[:-1], 1)
         scores = torch.cat((scores, extra), -1)
@@ -188,7 +191,8 @@ def attn_paged(
 
     q, out    [T, Hq, D]  new tokens of all sequences, packed: sequence s has cu_q[s] to cu_q[s + 1]
     cache     one layer's blocks; Hq is a multiple of Hk
-    tables    [S, B]      block ids of each sequence; entries past its length are not read
+    tables    [S, B]      block ids of each sequence; entries past its length are not read, nor those of blocks that
+                          no new token's window reaches
     seq_lens  [S]         length of each sequence, new tokens included
     lse       [T, Hq]     natural log of the sum of exponentials, sinks included
     sinks     [Hq]        a logit a head that takes weight and gives nothing
@@ -204,21 +208,24 @@ def attn_paged(
         start, end = bounds[s], bounds[s + 1]
         if start == end:
             continue
-        blocks = tables[s, : -(-length // cache.block_size)].long()
-        k = wide(keys[blocks].flatten(0, 1)[:length]).repeat_interleave(group, 1)  # [L, Hq, D]
-        v = wide(values[blocks].flatten(0, 1)[:length]).repeat_interleave(group, 1)
+        first = max(0, length - (end - start) - window + 1) if window else 0  # the first key that a query sees
+        skipped = first // cache.block_size
+        blocks = tables[s, skipped : -(-length // cache.block_size)].long()
+        held = slice(first - skipped * cache.block_size, length - skipped * cache.block_size)
+        k = wide(keys[blocks].flatten(0, 1)[held]).repeat_interleave(group, 1)  # [L, Hq, D]
+        v = wide(values[blocks].flatten(0, 1)[held]).repeat_interleave(group, 1)
         scores = torch.einsum("qhd,lhd->hql", wide(q[start:end]), k) * scale
         if softcap:
             scores = softcap * torch.tanh(scores / softcap)
         position = torch.arange(length - (end - start), length, device=q.device)[:, None]
-        key = torch.arange(length, device=q.device)
+        key = torch.arange(first, length, device=q.device)
         if causal:
             scores = scores.masked_fill(key > position, -torch.inf)
         if window:
             scores = scores.masked_fill(key <= position - window, -torch.inf)
         if sinks is not None:
             scores = torch.cat((scores, wide(sinks)[:, None, None].expand(-1, end - start, 1)), -1)
-        weights = scores.softmax(-1)[..., :length]
+        weights = scores.softmax(-1)[..., : len(key)]
         out[start:end] = torch.einsum("hql,lhd->qhd", weights, v).to(out.dtype)
         if lse is not None:
             lse[start:end] = torch.logsumexp(scores, -1).t()

@@ -55,3 +55,23 @@ def add_rms_norm(t: Recorder, x: object, res: object, w: object, eps: object, of
     """res <- res + x rounded to A, then x <- rms_norm(res): one pass over both rows instead of two."""
     t.call(add, "", res=res, x=x)
     t.call(rms_norm, "", out=x, x=res, w=w, eps=eps, offset=offset)
+
+
+def _head_examples(dtype: str, seed: int) -> Iterator[Example]:
+    g = generator(seed)
+    for t, n, d, scale, offset in ((0, 2, 8, 1.0, 0), (1, 1, 1, 1.0, 0), (5, 3, 20, 1e-3, 1), (9, 4, 64, 30.0, 0)):
+        kind = torch_dtype(dtype)
+        x = (torch.randn(t, n, d, generator=g) * scale).to(kind)
+        args = {"x": x, "w": torch.randn(d, generator=g).to(kind), "eps": 1e-6, "offset": offset}
+        yield Example(f"T={t} N={n} D={d} scale={scale} offset={offset}", args)
+
+
+@op("head_norm@1", "x[T,N,D] A!, w[D] A, eps: float, offset: int = 0", examples=_head_examples)
+def head_norm(x: torch.Tensor, w: torch.Tensor, eps: float, offset: int = 0) -> None:
+    """rms_norm of every head alone, in place: x is a view of the packed q, k and v, heads side by side.
+
+    Source: Henry et al. 2020 (query-key normalisation); Dehghani et al. 2023, section 2.
+    """
+    xf = wide(x)
+    scale = torch.rsqrt(xf.square().mean(-1, keepdim=True) + eps)
+    x.copy_(xf * scale * (wide(w) + offset))

@@ -51,31 +51,52 @@ def attention(
     scale: float,
     causal: bool = True,
     window: int = 0,
+    softcap: float = 0.0,
 ) -> None:
-    """attn_paged@1, a sequence at a time, on torch's fused attention. Rows of padding are left as they are."""
+    """attn_paged@1, a sequence at a time, on torch's fused attention, which knows no soft cap: scores that have one are
+    written out. Rows of padding are left as they are."""
     keys, values = cache.canonical()
     bounds = cu_q.tolist()
     for s, length in enumerate(seq_lens.tolist()):
         start, end = bounds[s], bounds[s + 1]
         if start == end:
             continue
-        blocks = tables[s, : -(-length // cache.block_size)].long()
-        k = keys[blocks].flatten(0, 1)[:length].transpose(0, 1)  # [Hk, L, D]
-        v = values[blocks].flatten(0, 1)[:length].transpose(0, 1)
-        mask = _mask(end - start, length, causal, window)
-        y = F.scaled_dot_product_attention(
-            q[None, start:end].transpose(1, 2), k[None], v[None], attn_mask=mask, scale=scale, enable_gqa=True
-        )
-        out[start:end] = y[0].transpose(0, 1)
+        first = max(0, length - (end - start) - window + 1) if window else 0  # the first key that a query sees
+        skipped = first // cache.block_size
+        blocks = tables[s, skipped : -(-length // cache.block_size)].long()
+        held = slice(first - skipped * cache.block_size, length - skipped * cache.block_size)
+        k = keys[blocks].flatten(0, 1)[held].transpose(0, 1)  # [Hk, L, D]
+        v = values[blocks].flatten(0, 1)[held].transpose(0, 1)
+        mask = _mask(end - start, first, length, causal, window)
+        new = q[start:end].transpose(0, 1)
+        if softcap:
+            y = _capped(new, k, v, mask, scale, softcap)
+        else:
+            y = F.scaled_dot_product_attention(
+                new[None], k[None], v[None], attn_mask=mask, scale=scale, enable_gqa=True
+            )[0]
+        out[start:end] = y.transpose(0, 1)
 
 
-def _mask(num_q: int, length: int, causal: bool, window: int) -> torch.Tensor | None:
-    """[num_q, length], true where a query sees a key; None when it sees all."""
-    if (num_q == 1 or not causal) and not (0 < window < length):
+def _capped(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float, softcap: float
+) -> torch.Tensor:
+    """q [Hq, Q, D], k and v [Hk, L, D] -> [Hq, Q, D], in float32."""
+    scores = q.float().unflatten(0, (k.shape[0], -1)).flatten(1, 2) @ k.float().transpose(1, 2)  # [Hk, G Q, L]
+    scores = scores.mul_(scale / softcap).tanh_().mul_(softcap).unflatten(1, (-1, q.shape[1]))
+    if mask is not None:
+        scores.masked_fill_(~mask, -torch.inf)
+    y: torch.Tensor = scores.softmax(-1).flatten(1, 2) @ v.float()
+    return y.unflatten(1, (-1, q.shape[1])).flatten(0, 1)  # type: ignore[no-any-return]
+
+
+def _mask(num_q: int, first: int, length: int, causal: bool, window: int) -> torch.Tensor | None:
+    """[num_q, length - first], true where a query sees a key; None when it sees all."""
+    if (num_q == 1 or not causal) and not (0 < window < length and num_q > 1):
         return None
     position = torch.arange(length - num_q, length)[:, None]
-    key = torch.arange(length)
-    seen = key <= position if causal else key.expand(num_q, length) >= 0
+    key = torch.arange(first, length)
+    seen = key <= position if causal else key.expand(num_q, len(key)) >= 0
     return seen & (key > position - window) if window else seen
 
 
@@ -93,7 +114,7 @@ KERNELS = (
         "attn_paged@1",
         "cpu.attention",
         fn=attention,
-        where=C(dtype={"f32", "bf16", "f16"}, features={"causal", "window"}),
+        where=C(dtype={"f32", "bf16", "f16"}, features={"causal", "window", "softcap"}),
         tier=PORTABLE,
         flags=Flag.ALLOCATES | Flag.RUN_STABLE,
     ),

@@ -37,10 +37,14 @@ def attend(
     """attn_paged@1, item by item from meta; seq_lens and cu_q are in it already. Rows of padding stay as they are."""
     count = int(meta[0])
     for seq, first, num_new, length in meta[1 : 1 + META_WORDS_A_SEQ * count].view(count, META_WORDS_A_SEQ).tolist():
-        blocks = tables[seq, : -(-length // cache.block_size)].long()
-        k, v = _gather(cache.k, blocks)[:length], _gather(cache.v, blocks)[:length]
+        # No query sees a key before `start`: its block may be another sequence's by now, and is not read.
+        start = max(0, length - num_new - window + 1) if window else 0
+        skipped = start // cache.block_size
+        blocks = tables[seq, skipped : -(-length // cache.block_size)].long()
+        held = slice(start - skipped * cache.block_size, length - skipped * cache.block_size)
+        k, v = _gather(cache.k, blocks)[held], _gather(cache.v, blocks)[held]
         rows = slice(first, first + num_new)
-        seen = _seen(num_new, length, causal, window)
+        seen = _seen(num_new, length, causal, window)[:, start:]
         out[rows] = _softmax_attention(q[rows].float() * scale, k, v, seen).to(out.dtype)
 
 
