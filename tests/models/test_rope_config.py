@@ -40,6 +40,8 @@ CASES: dict[str, dict[str, Any]] = {
     "empty parameters beside scaling": {"rope_theta": 9000.0, "rope_parameters": {}, "rope_scaling": LLAMA3},
     "partial factor, which Llama does not know": {"partial_rotary_factor": 0.5},
     "odd head_dim from the heads": {"head_dim": 20},
+    "linear": {"rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 2e4}},
+    "old linear, of a theta outside": {"rope_theta": 3e4, "rope_scaling": {"type": "linear", "factor": 0.5}},
 }
 
 
@@ -64,12 +66,12 @@ def test_the_table_is_that_of_transformers(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"rope_parameters": {}, "rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_parameters": {}, "rope_scaling": {"type": "yarn", "factor": 2.0}},
         {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
     ],
 )
 def test_a_scaling_that_is_not_supported_is_refused_wherever_it_stands(fields: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="is not supported; supported: default, llama3"):
+    with pytest.raises(ModelError, match="is not supported; supported: default, linear, llama3"):
         read_rope(HFConfig.read(written(tmp_path, fields)), 16)
 
 

@@ -46,7 +46,7 @@ def activation(config: HFConfig, field: str = "hidden_act", default: str = "silu
 
 def layer_kinds(config: HFConfig, pattern: int) -> list[str]:
     """FULL or SLIDING for each layer: layer_types, or where a config leaves it out every `pattern`-th one full."""
-    count, listed = config.size("num_hidden_layers"), config.data.get("layer_types")
+    count, listed = config.size("num_hidden_layers", most=4096), config.data.get("layer_types")
     if listed is None:
         return [SLIDING if (number + 1) % pattern else FULL for number in range(count)]
     if not isinstance(listed, list) or len(listed) != count:

@@ -28,7 +28,7 @@ def spec(config: HFConfig) -> DecoderSpec:
         vocab_size=config.size("vocab_size"),
         hidden_size=config.size("hidden_size"),
         norm_eps=config.positive("rms_norm_eps", 1e-6),
-        layers=(LayerSpec(attention, mlp),) * config.size("num_hidden_layers"),
+        layers=(LayerSpec(attention, mlp),) * config.size("num_hidden_layers", most=4096),
         tied=config.get("tie_word_embeddings", bool, False),
         max_position=config.size("max_position_embeddings", 131072),
         ignored_tensors=("*.rotary_emb.inv_freq",),
