@@ -33,8 +33,9 @@ def run(args: argparse.Namespace) -> int:
         }
         print(json.dumps(document, ensure_ascii=False))
         return 0
+    lone = len(outputs) == 1 and len(outputs[0].outputs) == 1
     for output in outputs:
-        completion = output.outputs[0]
-        shown = completion.text if has_text else ",".join(map(str, completion.token_ids))
-        print(shown if len(outputs) == 1 else f"--- {output.prompt or output.prompt_token_ids}\n{shown}")
+        for completion in output.outputs:
+            shown = completion.text if has_text else ",".join(map(str, completion.token_ids))
+            print(shown if lone else f"--- {output.prompt or output.prompt_token_ids}\n{shown}")
     return 0
