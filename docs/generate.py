@@ -104,7 +104,7 @@ def reference_page() -> str:
     ]
     for item in parameters():
         rule = item.metadata["rule"]
-        default = item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[misc]
+        default = item.metadata["default"]
         legal = rule.legal + (" or None" if rule.optional else "")
         parts.append(f"| `{item.name}` | `{default}` | {legal} | {item.metadata['doc']} |")
     for title, items in engine_groups().items():

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from aphrodite import LLM, SamplingParams, errors
+from aphrodite.types.sampling_params import parameters
 from tests.support.checkpoints import VOCAB_SIZE, Checkpoints, edit_json, write_json
 from tests.support.devices import DEVICES, require
 from tests.support.reference import Reference
@@ -559,7 +560,18 @@ NAN, INF = float("nan"), float("inf")
 PARAMETERS: dict[str, tuple[Any, ...]] = {
     "temperature": (NAN, INF, -INF, -0.1, -1, None, "1", True, [1.0], 1j),
     "seed": (-2, 2**63, 1.0, NAN, INF, "1", True, [1]),
-    "max_tokens": (0, -1, 2**31, 1.5, NAN, INF, None, "16", True),
+    "n": (0, -1, 65, 1.0, NAN, INF, None, "2", True, [1]),
+    "top_k": (-2, 2**31, 1.0, NAN, INF, None, "5", True),
+    "top_p": (0, 0.0, -0.1, 1.01, NAN, INF, None, "1", True),
+    "min_p": (-0.1, 1.01, NAN, INF, None, "0", False),
+    "repetition_penalty": (0, -1, NAN, INF, None, "1", True),
+    "frequency_penalty": (-2.01, 2.01, NAN, INF, None, "1", True),
+    "presence_penalty": (-2.01, 2.01, NAN, -INF, None, "1", True),
+    "logit_bias": (5, "5", [5], {-1: 1}, {1.0: 1}, {"1": 1}, {1: "1"}, {1: True}, {1: NAN}, [(1, 1), (1, 2)]),
+    "allowed_token_ids": (5, "5", [], [-1], [1.0], ["a"], [True], [None], {1}),
+    "bad_words": (5, "word", [""], [5], [None], ["a", ""], {"a"}),
+    "max_tokens": (0, -1, 2**31, 1.5, NAN, INF, "16", True),
+    "min_tokens": (-1, 2**31, 1.5, NAN, INF, None, "1", True),
     "stop_token_ids": (5, "5", [-1], [1.0], ["a"], [True], [None], {1}, [NAN]),
     "ignore_eos": (None, 0, 1, "true", NAN),
     "logprobs": (-1, 21, 1.0, NAN, INF, "5", True),
@@ -569,7 +581,7 @@ PARAMETERS: dict[str, tuple[Any, ...]] = {
 
 
 def test_every_parameter_is_in_the_table_of_faults() -> None:
-    assert set(PARAMETERS) == set(SamplingParams.__dataclass_fields__)
+    assert set(PARAMETERS) == {item.name for item in parameters()}
 
 
 @pytest.mark.parametrize(
@@ -583,6 +595,17 @@ def test_parameter_that_cannot_be_used_is_refused_by_name_and_value(name: str, v
 def test_legal_range_is_in_the_message() -> None:
     for name, value, words in (
         ("temperature", -1, (">= 0", "finite")),
+        ("n", 0, ("1..64",)),
+        ("top_k", -2, ("-1..",)),
+        ("top_p", 0, ("(0, 1]",)),
+        ("min_p", 2, ("[0, 1]",)),
+        ("repetition_penalty", 0, ("> 0", "finite")),
+        ("frequency_penalty", 3, ("[-2, 2]",)),
+        ("presence_penalty", 3, ("[-2, 2]",)),
+        ("logit_bias", {-1: 1}, ("token ids >= 0",)),
+        ("allowed_token_ids", [], ("at least one token id", "None")),
+        ("bad_words", [""], ("not empty",)),
+        ("min_tokens", -1, ("0..",)),
         ("seed", -2, ("-1", str(2**63 - 1), "None")),
         ("max_tokens", 0, ("1..",)),
         ("logprobs", 21, ("0..20", "None")),
@@ -598,7 +621,7 @@ def test_legal_range_is_in_the_message() -> None:
 def test_parameters_at_the_ends_of_their_ranges_are_taken() -> None:
     SamplingParams(temperature=0, seed=-1, max_tokens=1, logprobs=0, prompt_logprobs=0, stop_token_ids=())
     SamplingParams(temperature=1e308, seed=2**63 - 1, max_tokens=2**31 - 1, logprobs=20, prompt_logprobs=20)
-    SamplingParams(seed=None, logprobs=None, prompt_logprobs=None, stop_token_ids=[0])
+    SamplingParams(seed=None, logprobs=None, prompt_logprobs=None, max_tokens=None, stop_token_ids=[0])
 
 
 # ------------------------------------------------------------------------------------------------------ prompts

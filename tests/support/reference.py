@@ -26,7 +26,7 @@ class Reference:
             folder, config=config, dtype=getattr(torch, dtype), attn_implementation="eager"
         ).eval()
         self._greedy: dict[tuple[tuple[int, ...], int], list[int]] = {}
-        self._logprobs: dict[tuple[int, ...], torch.Tensor] = {}
+        self._logits: dict[tuple[int, ...], torch.Tensor] = {}
 
     def greedy(self, prompt: Sequence[int], num_tokens: int) -> list[int]:
         """The tokens that Transformers generates, end tokens ignored."""
@@ -46,11 +46,14 @@ class Reference:
             self._greedy[key] = out[0, len(prompt) :].tolist()
         return self._greedy[key]
 
-    def logprobs(self, tokens: Sequence[int]) -> torch.Tensor:
-        """[len(tokens), V] f64: log-probabilities of what follows each token, from one forward pass without a cache."""
+    def logits(self, tokens: Sequence[int]) -> torch.Tensor:
+        """[len(tokens), V] f64: logits of what follows each token, from one forward pass without a cache."""
         key = tuple(tokens)
-        if key not in self._logprobs:
+        if key not in self._logits:
             with torch.inference_mode():
-                logits = self.model(torch.tensor([list(tokens)]), use_cache=False).logits[0]
-            self._logprobs[key] = logits.double().log_softmax(-1)
-        return self._logprobs[key]
+                self._logits[key] = self.model(torch.tensor([list(tokens)]), use_cache=False).logits[0].double()
+        return self._logits[key]
+
+    def logprobs(self, tokens: Sequence[int]) -> torch.Tensor:
+        """[len(tokens), V] f64: log-probabilities of what follows each token."""
+        return self.logits(tokens).log_softmax(-1)

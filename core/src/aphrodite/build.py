@@ -17,6 +17,7 @@ from aphrodite.errors import AphroditeError, CapacityError, PluginError
 from aphrodite.kv.manager import KVCacheManager
 from aphrodite.models.config import HFConfig
 from aphrodite.models.decoder import Decoder
+from aphrodite.models.generation import GenerationConfig
 from aphrodite.models.spec import DecoderSpec
 from aphrodite.ops.table import COMPOSITES
 from aphrodite.platform.dtypes import ITEMSIZE
@@ -59,6 +60,7 @@ class Blueprint:
     folder: Path
     hf: HFConfig
     spec: DecoderSpec
+    generation: GenerationConfig
     found: Discovery
     entry: PlatformEntry
     platform: Platform
@@ -87,6 +89,8 @@ def draw_up(config: EngineConfig) -> Blueprint:
     found = find_plugins(config)
     entry = choose_device(config, found, reasons)
     folder, hf, spec = read_model(config)
+    generation = GenerationConfig.read(config.model.generation_config, folder, hf)
+    reasons.say("sampling", generation.reason)
     platform = make_platform(entry)
     try:
         limits = entry.limits or platform.limits
@@ -119,6 +123,7 @@ def draw_up(config: EngineConfig) -> Blueprint:
         for part in _RESERVED
         if getattr(platform, part) is not None
     ]
+    notes += generation.notes
     forms, sites = count_torch_forms(forward)
     if forms and config.device.fallback == "warn":
         notes.append(f"{forms} of {sites} sites use a torch form; `aphrodite explain` says why")
@@ -128,6 +133,7 @@ def draw_up(config: EngineConfig) -> Blueprint:
         folder,
         hf,
         spec,
+        generation,
         found,
         entry,
         platform,
@@ -218,6 +224,7 @@ class _Assembly:
             max_len=sizes.max_model_len,
             table_width=sizes.table_width,
             num_groups=len(sizes.kv.groups),
+            vocab_size=blueprint.spec.vocab_size,
         )
         self._rows = Rows(memory.zeros(self._row_table.shape, "i32"), self._row_table.fields)
         self._plan_inputs = memory.zeros((len(PLAN_INPUTS), bounds.S), "i32")

@@ -111,6 +111,17 @@ def test_a_row_alone_draws_what_it_draws_in_a_batch(seed: int) -> None:
     assert together == [draw(logits[i : i + 1], **{n: a[i : i + 1] for n, a in args.items()})[0] for i in range(7)]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_row_whose_limits_are_off_draws_what_it_draws_without_any(seed: int) -> None:
+    logits = torch.randn(400, 50, generator=torch.Generator().manual_seed(seed)) * 2
+    args = randomness(400, seed=seed)
+    limited = torch.arange(400) % 2 == 0
+    off = {"top_k": (1, 0, torch.int32), "top_p": (0.1, 1.0, torch.float32), "min_p": (0.9, 0.0, torch.float32)}
+    limits = {name: torch.where(limited, on, none).to(dtype) for name, (on, none, dtype) in off.items()}
+    free, mixed = draw(logits, **args), draw(logits, **args, **limits)
+    assert mixed[1::2] == free[1::2] and mixed[0::2] == draw(logits)[0::2] != free[0::2]
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_draw_is_the_argmax_of_scaled_logits_plus_the_published_noise(seed: int) -> None:
     rng = np.random.default_rng(seed)

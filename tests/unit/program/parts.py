@@ -90,7 +90,9 @@ class Memory:
         self.stream = self.platform.device.stream()
         self.generator = torch.Generator().manual_seed(seed)
         self.dtype, self.layout = dtype, layout
-        self.table = RowTable(num_rows=BOUNDS.S, max_len=MAX_LEN, table_width=MAX_LEN // BLOCK, num_groups=1)
+        self.table = RowTable(
+            num_rows=BOUNDS.S, max_len=MAX_LEN, table_width=MAX_LEN // BLOCK, num_groups=1, vocab_size=50
+        )
         self.rows = Rows(torch.zeros(self.table.shape, dtype=torch.int32), self.table.fields)
         self.parts: dict[str, Any] = {}
 

@@ -41,7 +41,8 @@ def stubs() -> list[Kernel]:
 
 def stubbed(kernels: list[Kernel]) -> list[BoundProgram]:
     memory = Memory()
-    sampling = [record(Variant(random, n), vocab_size=50, dtype="f32") for random in (False, True) for n in (-1, 20)]
+    variants = [Variant(random, n) for random in (False, True) for n in (-1, 20)]
+    sampling = [record(variant, vocab_size=50, dtype="f32") for variant in (*variants, Variant.fullest())]
     return [memory.bind(program, planner(kernels)) for program in (forward()[1], record_updates(), *sampling)]
 
 

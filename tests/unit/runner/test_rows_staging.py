@@ -17,12 +17,13 @@ from aphrodite.runner.rows import RowTable
 from aphrodite.runner.runner import PLAN_INPUTS, ModelRunner, Programs
 from aphrodite.runner.staging import Ring
 from aphrodite.sampling.program import record, record_updates
+from aphrodite.types.shaping import Shaping
 from aphrodite.types.step import NewBlocks, NewRow, SchedulerOutput
 from tests.unit.program.parts import BOUNDS, MAX_LEN, Memory, cpu, forward, planner
 
 
 def table(**changes: int) -> RowTable:
-    sizes = {"num_rows": 4, "max_len": 20, "table_width": 5, "num_groups": 2} | changes
+    sizes = {"num_rows": 4, "max_len": 20, "table_width": 5, "num_groups": 2, "vocab_size": 70} | changes
     return RowTable(**sizes)
 
 
@@ -39,6 +40,9 @@ def test_fields_do_not_overlap_and_64_bit_ones_are_aligned(groups: int, max_len:
     assert made.shape == (5, made.width), "one row is spare"
     assert {f.name for f in made.fields} == {
         "seed", "num_tokens", "num_computed", "temperature", "child", "tokens", *(f"table{g}" for g in range(groups)),
+        "num_prompt", "top_k", "top_p", "min_p", "repetition", "frequency", "presence", "min_len", "num_stops",
+        "num_biases", "num_bad_tokens", "has_allowed", "stops", "bias_ids", "biases", "bad_ids", "bad_places",
+        "allowed",
     }  # fmt: skip
 
 
@@ -73,6 +77,35 @@ def test_updates_land_where_views_read_them(seed: int) -> None:
         assert tuple(line[added.start : added.start + len(added.blocks)].tolist()) == added.blocks
     for row in set(range(5)) - set(numbers):
         assert (state[row] == -1).all(), "nobody else's row is written"
+
+
+def test_a_shaping_lands_where_views_read_it_and_a_plain_one_turns_all_of_it_off() -> None:
+    made = table()
+    rows = Rows(torch.full(made.shape, -1, dtype=torch.int32), made.fields)
+    shaping = Shaping(
+        num_prompt=3, top_k=7, top_p=0.5, min_p=0.25, repetition=1e300, frequency=-0.5, presence=1.5, min_len=9,
+        stops=(2, 69), biases=((5, -1.5), (64, 100.0)), allowed=(0, 31, 32, 69), bad_words=((8,), (1, 2, 3), (4, 5)),
+    )  # fmt: skip
+    write_rows.reference(rows, *map(torch.from_numpy, made.updates([NewRow(2, (1,), 0, 0.5, 1, 0, shaping)], [])))
+
+    def line(name: str, count: int) -> list[Any]:
+        return rows.view(name)[2, :count].tolist()
+
+    for name in ("num_prompt", "top_k", "top_p", "min_p", "frequency", "presence", "min_len"):
+        assert rows.view(name)[2] == getattr(shaping, name)
+    assert rows.view("repetition")[2] == torch.finfo(torch.float32).max, "as near as the device comes to it"
+    counts = [rows.view(name)[2].item() for name in ("num_stops", "num_biases", "num_bad_tokens", "has_allowed")]
+    assert counts == [2, 2, 6, 1]
+    assert (line("stops", 2), line("bias_ids", 2), line("biases", 2)) == ([2, 69], [5, 64], [-1.5, 100.0])
+    assert line("bad_ids", 6) == [8, 1, 2, 3, 4, 5] and line("bad_places", 6) == [1, -2, -1, 3, -1, 2]
+    bits = line("allowed", 3)
+    assert [token for token in range(96) if bits[token // 32] >> (token % 32) & 1] == [0, 31, 32, 69]
+
+    write_rows.reference(rows, *map(torch.from_numpy, made.updates([NewRow(2, (1,), 0, 0.5, 1, 0)], [])))
+    off = {"num_stops": 0, "num_biases": 0, "num_bad_tokens": 0, "has_allowed": 0, "top_k": 0, "top_p": 1, "min_p": 0,
+           "repetition": 1, "frequency": 0, "presence": 0}  # fmt: skip
+    assert {name: rows.view(name)[2].item() for name in off} == off
+    assert (rows.state[[0, 1, 3, 4]] == -1).all()
 
 
 def test_no_news_is_no_update() -> None:
@@ -181,7 +214,7 @@ def test_long_prompts_take_several_uploads_and_arrive_whole() -> None:
     prompts = [tuple((7 * i + row) % 50 for i in range(MAX_LEN - 1)) for row in range(4)]
     rows = [NewRow(row, tokens, 0, 0.0, row, 0) for row, tokens in enumerate(prompts)]
     blocks = [NewBlocks(row, 0, 0, tuple(range(8 * row + 1, 8 * row + 3))) for row in range(4)]
-    words = sum(6 + len(r.tokens) for r in rows) + sum(len(b.blocks) for b in blocks)
+    words = sum(18 + len(r.tokens) for r in rows) + sum(len(b.blocks) for b in blocks)
     made.submit(plan(rows, blocks[:3], [(0, 4, 0, 0), (1, 4, 0, 0), (2, 4, 0, 0)]))
     assert counts["updates"] == -(-(words - 2) // BOUNDS.U) >= 2
     for row, tokens in enumerate(prompts):

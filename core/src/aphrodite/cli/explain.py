@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 def all_plans(blueprint: Blueprint) -> list[Plan]:
     """The plans of all Programs: forward, the fullest sampling one, row updates."""
-    sampling = record(Variant.of(True, 1), vocab_size=blueprint.spec.vocab_size, dtype=blueprint.dtype)
+    sampling = record(Variant.fullest(), vocab_size=blueprint.spec.vocab_size, dtype=blueprint.dtype)
     return [blueprint.forward, *(blueprint.planner.plan(program) for program in (sampling, record_updates()))]
 
 

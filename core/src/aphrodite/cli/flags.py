@@ -9,7 +9,7 @@ from typing import Any
 
 from aphrodite.config.engine import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig
 from aphrodite.errors import UsageError
-from aphrodite.types.sampling_params import SamplingParams, parameters
+from aphrodite.types.sampling_params import Items, SamplingParams, parameters
 
 _SECTIONS = {
     "model": ModelConfig,
@@ -53,11 +53,15 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     for item in parameters():
         rule = item.metadata["rule"]
         flag, doc = _flag(item.name), item.metadata["doc"]
-        default = item.default if item.default is not dataclasses.MISSING else None
-        about = f"{doc} ({rule.legal}" + (f"; default {default})" if default is not None else ")")
+        default = item.metadata["default"]
+        about = f"{doc} ({rule.legal}" + (f"; default {default})" if default not in (None, ()) else ")")
         if rule.kind is bool:
             about = f"{doc} (default {default})"
             group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=about)
+        elif rule.items is Items.TEXTS:
+            group.add_argument(flag, action="append", metavar="TEXT", help=f"{about}; may be repeated")
+        elif rule.items is Items.BIASES:
+            group.add_argument(flag, type=_biases, metavar="ID=BIAS,...", help=about)
         elif rule.kind is tuple:
             group.add_argument(flag, type=_ids, metavar="IDS", help=about)
         else:
@@ -110,6 +114,15 @@ def _flag(name: str) -> str:
 
 def _ids(text: str) -> tuple[int, ...]:
     return tuple(token_ids(text))
+
+
+def _biases(text: str) -> tuple[tuple[int, float], ...]:
+    """15=-100,7=2.5 as pairs."""
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return tuple((int(token), float(bias)) for token, bias in pairs)
+    except ValueError:
+        raise UsageError(f"logit_bias must have the form ID=BIAS,ID=BIAS, got {text!r}", subject="logit_bias") from None
 
 
 def _kernels(rules: list[str]) -> Mapping[str, tuple[str, ...]]:

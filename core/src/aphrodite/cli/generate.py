@@ -26,7 +26,11 @@ def run(args: argparse.Namespace) -> int:
     with LLM(args.model, progress=progress(args.quiet), **settings) as llm:
         outputs = llm.generate(prompts, sampling, progress=progress(args.quiet))
         has_text = llm.tokenizer is not None
-    failed = [place for place, output in enumerate(outputs) if output.outputs[0].finish_reason == "error"]
+    failed = [
+        place
+        for place, output in enumerate(outputs)
+        if any(completion.finish_reason == "error" for completion in output.outputs)
+    ]
     for place in failed:
         print(
             f"aphrodite: error: prompts[{place}]: the logits were not numbers; the request has failed", file=sys.stderr
@@ -39,8 +43,9 @@ def run(args: argparse.Namespace) -> int:
         }
         print(json.dumps(document, ensure_ascii=False))
         return 1 if failed else 0
+    lone = len(outputs) == 1 and len(outputs[0].outputs) == 1
     for output in outputs:
-        completion = output.outputs[0]
-        shown = completion.text if has_text else ",".join(map(str, completion.token_ids))
-        print(shown if len(outputs) == 1 else f"--- {output.prompt or output.prompt_token_ids}\n{shown}")
+        for completion in output.outputs:
+            shown = completion.text if has_text else ",".join(map(str, completion.token_ids))
+            print(shown if lone else f"--- {output.prompt or output.prompt_token_ids}\n{shown}")
     return 1 if failed else 0

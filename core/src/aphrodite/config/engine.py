@@ -40,6 +40,11 @@ class ModelConfig(Section):
         None, "Longest sequence, prompt and output; default: what the model and the cache hold."
     )
     load_format: str = setting(AUTO, "Where weights come from; dummy: random ones, for trials.", choices=LOAD_FORMATS)
+    generation_config: str = setting(
+        AUTO,
+        "Defaults of sampling parameters: auto takes the model's generation_config.json; none; or a path.",
+        metavar="auto|none|PATH",
+    )
     seed: int = setting(0, "Seed of requests that bring none, and of dummy weights.", flag="engine_seed", low=0)
 
 

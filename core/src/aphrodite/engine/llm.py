@@ -10,7 +10,7 @@ from typing import Any
 from aphrodite.build import assemble
 from aphrodite.config.engine import CacheConfig, DeviceConfig, EngineConfig, ModelConfig, SchedulerConfig
 from aphrodite.engine.outputs import request_output
-from aphrodite.engine.requests import RequestMaker
+from aphrodite.engine.requests import RequestMaker, children
 from aphrodite.errors import UsageError
 from aphrodite.text.tokenizer import Tokenizer
 from aphrodite.types.outputs import RequestOutput
@@ -86,24 +86,24 @@ class LLM:
         Raises UsageError, before anything runs, if one prompt or parameter cannot be used.
         """
         requests = self._requests.make_all(prompts, sampling_params)
+        families = [children(request) for _, request in requests]
         progress = progress or NoProgress()
         with self._lock:
             self._enter()
-            most = sum(request.max_total_tokens - len(request.prompt_token_ids) for _, request in requests)
-            sequences: list[EngineSequence] = []
             try:
                 self._running = True
-                sequences.extend(self._engine.add(request) for _, request in requests)
+                sequences = [[self._engine.add(child) for child in family] for family in families]
+                every = [sequence for family in sequences for sequence in family]
+                most = sum(seq.request.max_total_tokens - len(seq.request.prompt_token_ids) for seq in every)
                 progress.start("generating", most, "tok")
-                self._run(sequences, progress)
+                self._run(every, progress)
             finally:
-                for sequence in sequences:  # only after an error are any left
-                    self._engine.abort(sequence.request.request_id)
+                for child in (child for family in families for child in family):  # only after an error are any left
+                    self._engine.abort(child.request_id)
                 self._running = False
                 progress.finish()
         return [
-            request_output(sequence, text, self.tokenizer)
-            for (text, _), sequence in zip(requests, sequences, strict=True)
+            request_output(family, text, self.tokenizer) for (text, _), family in zip(requests, sequences, strict=True)
         ]
 
     def _run(self, sequences: Sequence[EngineSequence], progress: Progress) -> None:
@@ -123,6 +123,11 @@ class LLM:
         if threading.get_ident() not in self._threads:
             self.blueprint.platform.device.activate()
             self._threads.add(threading.get_ident())
+
+    @property
+    def sampling_defaults(self) -> Mapping[str, Any]:
+        """What parameters have that a caller leaves out, where the model's generation config says so."""
+        return self.blueprint.generation.defaults
 
     def close(self) -> None:
         """Give back the device and its memory; further calls fail, but for close() itself. UsageError from inside

@@ -10,18 +10,31 @@ from aphrodite.types.request import Sequence as EngineSequence
 from aphrodite.types.request import TokenLogprobs
 
 
-def request_output(seq: EngineSequence, prompt: str | None, tokenizer: Tokenizer | None) -> RequestOutput:
-    """The result of a finished sequence. Text is the decoding of all its ids; "" without a tokenizer."""
-    request = seq.request
-    prompt_ids = list(request.prompt_token_ids)
-    ids = seq.tokens[len(prompt_ids) :]
-    sampling = request.sampling
+def request_output(
+    sequences: Sequence[EngineSequence], prompt: str | None, tokenizer: Tokenizer | None
+) -> RequestOutput:
+    """The result of a request whose sequences have finished, one each of its `n` continuations in order; one sequence
+    stands for `n` equal ones."""
+    first = sequences[0]
+    request = first.request
+    prompt_logprobs = None
+    if request.sampling.prompt_logprobs is not None:
+        prompt_logprobs = [None, *_positions(first.prompt_logprobs, tokenizer)]
+    every = sequences if len(sequences) > 1 else [first] * request.sampling.n
+    outputs = [_completion(index, seq, tokenizer) for index, seq in enumerate(every)]
+    return RequestOutput(request.request_id, prompt, list(request.prompt_token_ids), outputs, prompt_logprobs)
+
+
+def _completion(index: int, seq: EngineSequence, tokenizer: Tokenizer | None) -> CompletionOutput:
+    """One continuation. Text is the decoding of all its ids; "" without a tokenizer."""
+    sampling = seq.request.sampling
+    ids = seq.tokens[len(seq.request.prompt_token_ids) :]
     text = ""
     if tokenizer is not None:
         text = tokenizer.decode(ids, skip_special_tokens=sampling.skip_special_tokens)
     wanted = sampling.logprobs is not None
-    completion = CompletionOutput(
-        index=0,
+    return CompletionOutput(
+        index=index,
         text=text,
         token_ids=ids,
         cumulative_logprob=sum(entry.logprob for entry in seq.logprobs) if wanted else None,
@@ -29,10 +42,6 @@ def request_output(seq: EngineSequence, prompt: str | None, tokenizer: Tokenizer
         finish_reason=seq.finish_reason,
         stop_reason=seq.stop_reason,
     )
-    prompt_logprobs = None
-    if sampling.prompt_logprobs is not None:
-        prompt_logprobs = [None, *_positions(seq.prompt_logprobs, tokenizer)]
-    return RequestOutput(request.request_id, prompt, prompt_ids, [completion], prompt_logprobs)
 
 
 def _positions(entries: Sequence[TokenLogprobs], tokenizer: Tokenizer | None) -> list[dict[int, Logprob]]:

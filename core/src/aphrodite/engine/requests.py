@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
 from aphrodite.build import Blueprint
 from aphrodite.errors import UsageError
-from aphrodite.models.generation import end_token_ids
+from aphrodite.sampling.shaping import shape
 from aphrodite.text.tokenizer import Tokenizer
 from aphrodite.types.request import Request
 from aphrodite.types.sampling_params import MAX_SEED, SamplingParams
@@ -25,7 +26,7 @@ class RequestMaker:
         self._vocab_size = blueprint.spec.vocab_size
         self._max_len = blueprint.sizes.max_model_len
         self._folder = blueprint.folder
-        self._stop_ids = end_token_ids(blueprint.folder, blueprint.hf)
+        self._generation = blueprint.generation
         self._seed = blueprint.config.model.seed
         self._numbers = itertools.count()
 
@@ -43,22 +44,25 @@ class RequestMaker:
         if not ids:
             raise UsageError(f"{where} is empty: a prompt needs at least one token", subject=where)
         checked = [self._token(token, f"{where}[{index}]") for index, token in enumerate(ids)]
-        for token in sampling.stop_token_ids:
-            if token >= self._vocab_size:
-                raise UsageError(
-                    f"stop_token_ids must be in 0..{self._vocab_size - 1}, got {token}",
-                    subject="stop_token_ids",
-                )
         if len(ids) >= self._max_len:
             raise UsageError(
                 f"{where} has {len(ids)} tokens; max_model_len {self._max_len} leaves room for prompts of at most "
                 f"{self._max_len - 1}: shorten it, or raise max_model_len",
                 subject=where,
             )
+        sampling = sampling.over(self._generation.defaults)
+        shaping = shape(
+            sampling,
+            num_prompt=len(ids),
+            end_ids=self._generation.end_ids,
+            vocab_size=self._vocab_size,
+            encode=self._tokenizer.encode_bare if self._tokenizer else None,
+        )
         number = next(self._numbers)
         seed = sampling.seed if sampling.seed is not None and sampling.seed >= 0 else _mix(self._seed, number)
-        total = min(len(ids) + sampling.max_tokens, self._max_len)
-        return text, Request(str(number), tuple(checked), sampling, seed, self._stop_ids, total)
+        total = self._max_len if sampling.max_tokens is None else min(len(ids) + sampling.max_tokens, self._max_len)
+        request = Request(str(number), tuple(checked), sampling, seed, self._generation.end_ids, total, shaping)
+        return text, request
 
     def _token(self, token: Any, where: str) -> int:
         """A token id of the vocabulary; any integer type will do, bool is none."""
@@ -83,6 +87,23 @@ class RequestMaker:
         except UnicodeEncodeError:
             raise UsageError(f"{where} holds a lone surrogate, which is no text", subject=where) from None
         return self._tokenizer.encode(text)
+
+
+def children(request: Request) -> list[Request]:
+    """The sequences that a request takes: `n`, each an ordinary one with a lane of its own in the random counter.
+
+    At temperature 0 they would all be the same: one is computed. The first alone reports on the prompt.
+    """
+    sampling = request.sampling
+    others = sampling.replace(prompt_logprobs=None) if sampling.prompt_logprobs is not None else sampling
+    count = sampling.n if sampling.temperature > 0 else 1
+    return [
+        request,
+        *(
+            replace(request, request_id=f"{request.request_id}.{child}", sampling=others, child=child)
+            for child in range(1, count)
+        ),
+    ]
 
 
 def _as_list(prompts: Any) -> list[Any]:

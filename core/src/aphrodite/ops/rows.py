@@ -11,7 +11,7 @@ from aphrodite.ops.op import op
 from aphrodite.platform.layout import Rows
 
 
-def _or_spare(rows: Rows, index: torch.Tensor) -> torch.Tensor:
+def or_spare(rows: Rows, index: torch.Tensor) -> torch.Tensor:
     """Row numbers as indices, the spare row for negative ones."""
     return torch.where(index < 0, rows.state.shape[0] - 1, index).long()
 
@@ -59,7 +59,7 @@ def step_inputs(
             empty.zero_()
         return
     device = rows.state.device
-    row = _or_spare(rows, seq_rows)
+    row = or_spare(rows, seq_rows)
     computed, known = rows.view("num_computed")[row], rows.view("num_tokens")[row]
     cu_q[:1].zero_()  # not cu_q[0] = 0, which copies from the host
     torch.cumsum(num_new, 0, dtype=torch.int32, out=cu_q[1:])
@@ -115,8 +115,8 @@ def step_slots(
     """Where one cache group keeps the step's tokens: slots (block * block_size + offset, -1 for inert tokens) and the
     block table of each sequence (zeros for padding)."""
     table = rows.matrix(f"table{group}")
-    tables.copy_(torch.where(seq_rows[:, None] < 0, 0, table[_or_spare(rows, seq_rows)]))
-    block = table[_or_spare(rows, row_of_token), positions // block_size].long()
+    tables.copy_(torch.where(seq_rows[:, None] < 0, 0, table[or_spare(rows, seq_rows)]))
+    block = table[or_spare(rows, row_of_token), positions // block_size].long()
     slots.copy_(torch.where(row_of_token < 0, -1, block * block_size + positions % block_size))
 
 
@@ -133,11 +133,24 @@ def draw_inputs(
     draw_rows: torch.Tensor,
 ) -> None:
     """Each draw's own parameters, and the position its token will have in the sequence."""
-    row = _or_spare(rows, draw_rows)
+    row = or_spare(rows, draw_rows)
     temperature.copy_(torch.where(draw_rows < 0, 0.0, rows.view("temperature")[row]))
     seed.copy_(rows.view("seed")[row])
     position.copy_(rows.view("num_tokens")[row])
     child.copy_(rows.view("child")[row])
+
+
+@op(
+    "draw_limits@1",
+    "top_k[R] i32!, top_p[R] f32!, min_p[R] f32!, rows Rows, draw_rows[R] i32",
+)
+def draw_limits(
+    top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor, rows: Rows, draw_rows: torch.Tensor
+) -> None:
+    """How far each draw's distribution is truncated; 0, 1, 0 where nothing is drawn."""
+    row = or_spare(rows, draw_rows)
+    for out, name, off in ((top_k, "top_k", 0), (top_p, "top_p", 1.0), (min_p, "min_p", 0.0)):
+        out.copy_(torch.where(draw_rows < 0, off, rows.view(name)[row]))
 
 
 @op("commit_rows@1", "rows Rows!, ids[R] i64, draw_rows[R] i32, seq_rows[S] i32, num_new[S] i32")
@@ -145,8 +158,8 @@ def commit_rows(
     rows: Rows, ids: torch.Tensor, draw_rows: torch.Tensor, seq_rows: torch.Tensor, num_new: torch.Tensor
 ) -> None:
     """End of a step: num_computed grows by num_new, drawn ids are appended. An id of -1 makes its row inert."""
-    rows.view("num_computed").index_add_(0, _or_spare(rows, seq_rows), num_new)
-    row = _or_spare(rows, draw_rows)
+    rows.view("num_computed").index_add_(0, or_spare(rows, seq_rows), num_new)
+    row = or_spare(rows, draw_rows)
     end = torch.where(draw_rows < 0, 0, rows.view("num_tokens")[row]).long()
     rows.matrix("tokens")[row, end] = ids.int()
     rows.view("num_tokens").index_add_(0, row, torch.ones_like(draw_rows))

@@ -160,7 +160,13 @@ class Rows(Structure):
     """State of every running request on the device, a row each: one i32 matrix, fields are column ranges.
 
     state   [M, W] i32; a field of another type is its bits
-    fields  by name: tokens, num_tokens, num_computed, temperature, seed, child, table0, table1 ...
+    fields  by name: tokens, num_tokens, num_computed, temperature, seed, child, table0, table1 ...; of what shapes a
+            draw, the numbers num_prompt, top_k, top_p, min_p, repetition, frequency, presence, min_len, has_allowed
+            and the lists stops, bias_ids with biases, bad_ids with bad_places, allowed
+    A list has as many entries as num_stops, num_biases and num_bad_tokens say; behind them is anything. Bad words lie
+    in bad_ids one after the other: bad_places is n at the last token of a word of n, and before it -1, -2 ... back to
+    the word's start: where, from the token to come, the entry must stand. allowed has a bit for each id of the
+    vocabulary, from the lowest bit of the first word up.
     One matrix makes an update of any field of any row one scatter.
     """
 

@@ -108,7 +108,7 @@ class ModelRunner:
         late  host data that arrives after the forward pass was submitted (grammar masks); there is none yet
         """
         plan, num = step.plan, step.num_logits
-        program = self._programs.sampling(Variant.of(plan.any_random, plan.num_logprobs))
+        program = self._programs.sampling(Variant.of(plan))
         self._graphs.replay(program, step.dims)
         results, event = self._results.take()
         arrays = results.arrays(program.externals, num)

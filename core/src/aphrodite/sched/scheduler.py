@@ -17,6 +17,7 @@ import numpy as np
 from aphrodite.errors import CapacityError
 from aphrodite.kv.manager import KVCacheManager
 from aphrodite.types.request import Request, Sequence, Status, TokenLogprobs
+from aphrodite.types.shaping import PLAIN
 from aphrodite.types.step import Int32, Logprobs, NewBlocks, NewRow, SchedulerOutput, StepOutput
 
 
@@ -143,8 +144,16 @@ class Scheduler:
         seq.status = Status.RUNNING
         self._running.append(seq)
         self._rows[seq.row] = seq
-        sampling = seq.request.sampling
-        return NewRow(seq.row, tuple(seq.tokens), seq.num_computed, sampling.temperature, seq.request.seed, child=0)
+        request = seq.request
+        return NewRow(
+            seq.row,
+            tuple(seq.tokens),
+            seq.num_computed,
+            request.sampling.temperature,
+            request.seed,
+            request.child,
+            request.shaping,
+        )
 
     def _preempt(self, seq: Sequence) -> None:
         """Take a sequence off the device; it goes to the head of the queue and starts from its first token."""
@@ -272,6 +281,8 @@ def _output(chunks: list[_Chunk], new_rows: list[NewRow], new_blocks: list[NewBl
         )
         if wanted and count is not None
     ]
+    drawing = [chunk.seq.request for chunk in chunks if chunk.draws]
+    shapings = [request.shaping for request in drawing if request.shaping is not PLAIN]
     return SchedulerOutput(
         tuple(new_rows),
         tuple(new_blocks),
@@ -282,5 +293,8 @@ def _output(chunks: list[_Chunk], new_rows: list[NewRow], new_blocks: list[NewBl
         draws=column(int(chunk.draws) for chunk in chunks),
         max_k=max(chunk.seq.num_computed + chunk.num_new for chunk in chunks),
         num_logprobs=max(asked, default=-1),
-        any_random=any(chunk.draws and chunk.seq.request.sampling.temperature > 0 for chunk in chunks),
+        any_random=any(request.sampling.temperature > 0 for request in drawing),
+        any_truncated=any(shaping.truncates for shaping in shapings),
+        any_edited=any(shaping.edits for shaping in shapings),
+        any_penalised=any(shaping.penalises for shaping in shapings),
     )

@@ -37,6 +37,12 @@ class Tokenizer:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=True).ids
         return ids
 
+    def encode_bare(self, text: str) -> list[int]:
+        """Token ids of a piece of text, without special tokens. UnicodeEncodeError if it is no text."""
+        text.encode()
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of ids."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)

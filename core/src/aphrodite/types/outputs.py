@@ -19,9 +19,9 @@ TokenLogprobs = dict[int, Logprob]
 
 @dataclass(frozen=True)
 class CompletionOutput:
-    """One continuation.
+    """One continuation; `index` counts those of its prompt.
 
-    finish_reason  "stop" (an end token), "length", or "error" (the logits were not numbers)
+    finish_reason  "stop" (an end token), "length", or "error" (the logits were not numbers, or left no token to draw)
     stop_reason    the token id that ended it, if it is not the model's own end token
     """
 

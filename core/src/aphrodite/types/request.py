@@ -6,11 +6,16 @@ import enum
 from dataclasses import dataclass, field
 
 from aphrodite.types.sampling_params import SamplingParams
+from aphrodite.types.shaping import PLAIN, Shaping
 
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to be continued. Checked already: ids are in the vocabulary, it fits, its seed is drawn."""
+    """One prompt to be continued. Checked already: ids are in the vocabulary, it fits, its seed is drawn.
+
+    shaping  what the device needs to know of `sampling`, beside the temperature
+    child    which of the prompt's `n` continuations: a lane of its own in the random counter
+    """
 
     request_id: str
     prompt_token_ids: tuple[int, ...]
@@ -18,6 +23,8 @@ class Request:
     seed: int
     stop_ids: frozenset[int]
     max_total_tokens: int  # prompt and output; generation ends with "length" here
+    shaping: Shaping = PLAIN
+    child: int = 0
 
 
 class Status(enum.Enum):

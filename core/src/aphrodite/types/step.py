@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from aphrodite.types.shaping import PLAIN, Shaping
+
 Int32 = npt.NDArray[np.int32]
 
 
@@ -21,6 +23,7 @@ class NewRow:
     temperature: float
     seed: int
     child: int
+    shaping: Shaping = PLAIN
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class SchedulerOutput:
     max_k       longest sequence, new tokens included
     num_logprobs  likeliest tokens reported for every logit row; -1: no log-probabilities at all
     any_random  whether some draw has a temperature above 0
+    any_truncated, any_edited, any_penalised  whether some draw's shaping does that
     """
 
     new_rows: tuple[NewRow, ...]
@@ -56,6 +60,9 @@ class SchedulerOutput:
     max_k: int
     num_logprobs: int
     any_random: bool
+    any_truncated: bool = False
+    any_edited: bool = False
+    any_penalised: bool = False
 
 
 @dataclass(frozen=True)
