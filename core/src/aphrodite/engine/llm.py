@@ -18,7 +18,7 @@ from aphrodite.types.progress import NoProgress, Progress
 from aphrodite.types.request import Sequence as EngineSequence
 from aphrodite.types.sampling_params import SamplingParams
 
-Prompt = str | Sequence[int] | Mapping[str, Sequence[int]]
+Prompt = str | Sequence[int] | Mapping[str, Any]
 
 _SECTIONS: Mapping[str, type[Any]] = {
     "model": ModelConfig,
@@ -75,15 +75,19 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        priority: int | Sequence[int] = 0,
         progress: Progress | None = None,
     ) -> list[RequestOutput]:
         """Continue each prompt; results in the order of the prompts.
 
-        prompts          a string, a list of token ids, {"prompt_token_ids": [...]}, or a list of these
+        prompts          a string, a list of token ids, {"prompt_token_ids": [...]} or {"prompt": ...}, or a list of
+                         these. With "cache_salt" in such a mapping, cached blocks are shared with requests of the
+                         same salt alone
         sampling_params  one for all, or one for each prompt
+        priority         likewise; lower goes first, where scheduling_policy is "priority"
         Raises UsageError, before anything runs, if one prompt or parameter cannot be used.
         """
-        requests = self._requests.make_all(prompts, sampling_params)
+        requests = self._requests.make_all(prompts, sampling_params, priority)
         progress = progress or NoProgress()
         with self._lock:
             if self._closed:
@@ -109,6 +113,12 @@ class LLM:
             now = sum(sequence.num_output for sequence in sequences)
             progress.advance(now - done)
             done = now
+
+    def reset_prefix_cache(self) -> None:
+        """Forget the KV blocks of all past requests, say before a measurement."""
+        with self._lock:
+            if not self._closed:
+                self._engine.reset_prefix_cache()
 
     def close(self) -> None:
         """Give back the device and its memory; further calls fail."""

@@ -32,7 +32,8 @@ def request_output(seq: EngineSequence, prompt: str | None, tokenizer: Tokenizer
     prompt_logprobs = None
     if sampling.prompt_logprobs is not None:
         prompt_logprobs = [None, *_positions(seq.prompt_logprobs, tokenizer)]
-    return RequestOutput(request.request_id, prompt, prompt_ids, [completion], prompt_logprobs)
+    num_cached = seq.num_cached_tokens or 0
+    return RequestOutput(request.request_id, prompt, prompt_ids, [completion], prompt_logprobs, num_cached)
 
 
 def _positions(entries: Sequence[TokenLogprobs], tokenizer: Tokenizer | None) -> list[dict[int, Logprob]]:

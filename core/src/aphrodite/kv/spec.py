@@ -23,10 +23,14 @@ class LayerKV:
 
 @dataclass(frozen=True)
 class CacheGroup:
-    """Layers with one block table. `kind` is what they keep: "full", every token (others come with their models)."""
+    """Layers with one block table. `kind` is what they keep: "full", every token; "sliding", the last `window`."""
 
     kind: str
     layers: tuple[LayerKV, ...]
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        assert self.kind in ("full", "sliding") and (self.window is not None) == (self.kind == "sliding")
 
     def block_bytes(self, block_size: int) -> int:
         """Bytes of one block in all layers of the group."""

@@ -10,7 +10,11 @@ from aphrodite.types.sampling_params import SamplingParams
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to be continued. Checked already: ids are in the vocabulary, it fits, its seed is drawn."""
+    """One prompt to be continued. Checked already: ids are in the vocabulary, it fits, its seed is drawn.
+
+    priority    lower goes first, where the scheduler's policy is "priority"
+    cache_salt  cached blocks are shared by requests of one salt alone
+    """
 
     request_id: str
     prompt_token_ids: tuple[int, ...]
@@ -18,6 +22,8 @@ class Request:
     seed: int
     stop_ids: frozenset[int]
     max_total_tokens: int  # prompt and output; generation ends with "length" here
+    priority: int = 0
+    cache_salt: str | None = None
 
 
 class Status(enum.Enum):
@@ -34,7 +40,11 @@ class Sequence:
 
     tokens        prompt and output, all that the host knows
     num_computed  of these, how many have their keys and values in the cache
-    blocks        by cache group: block ids in order
+    blocks        by cache group: block ids in order, 0 for those behind a sliding window
+    digests       names of its full blocks in the prefix cache, as far as anybody asked for them
+    num_adopted, num_published  of its blocks, how many came from the prefix cache, and how many can be found there
+    arrival       its number among all sequences
+    num_cached_tokens  tokens that came from the prefix cache when it first started; None before
     row, epoch    its place on the device; results of another epoch are not its own
     """
 
@@ -50,6 +60,11 @@ class Sequence:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     num_preemptions: int = 0
+    arrival: int = 0
+    digests: list[bytes] = field(default_factory=list)
+    num_adopted: int = 0
+    num_published: int = 0
+    num_cached_tokens: int | None = None
 
     @property
     def num_output(self) -> int:
