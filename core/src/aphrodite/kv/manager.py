@@ -157,13 +157,10 @@ class KVCacheManager:
         for change in blocks:
             self._pools[change.group].unpublish(change.blocks)
 
-    def own_blocks(self, seq: Sequence) -> list[Change]:
-        """The blocks that a sequence has filled itself, not adopted."""
-        return [Change(g, seq.num_adopted, table[seq.num_adopted :]) for g, table in enumerate(seq.blocks)]
-
-    def adopted_blocks(self, seq: Sequence) -> list[Change]:
-        """The blocks that others have filled."""
-        return [Change(g, 0, table[: seq.num_adopted]) for g, table in enumerate(seq.blocks)]
+    def unpublish_blocks_of(self, seq: Sequence) -> None:
+        """Let no block that a sequence holds be found, adopted ones included."""
+        for pool, table in zip(self._pools, seq.blocks, strict=True):
+            pool.unpublish(table)
 
     def reset(self) -> None:
         """Forget all that is cached. Running sequences keep their blocks; nothing computed so far is found again."""

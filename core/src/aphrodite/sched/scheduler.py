@@ -239,19 +239,13 @@ class Scheduler:
             self._finish(seq, reason)
 
     def _drop(self, bad: list[Sequence]) -> None:
-        """Fail sequences whose logits were no numbers. Their blocks are found no more. A sequence that adopted what
-        one of them computed is innocent, and computes again without."""
-        poison = set()
+        """Sequences whose logits were no numbers. None of their blocks is found any more. Who computed all of its
+        blocks itself fails; who adopted some may be innocent, and computes again without."""
         for seq in bad:
-            own = self.kv.own_blocks(seq)
-            self.kv.unpublish(own)
-            poison |= {(change.group, block) for change in own for block in change.blocks if block}
-        for seq in list(self._running):
-            adopted = self.kv.adopted_blocks(seq)
-            if any((change.group, block) in poison for change in adopted for block in change.blocks):
+            self.kv.unpublish_blocks_of(seq)
+            if seq.num_adopted:
                 self._preempt(seq)
-            elif seq in bad:
-                self.kv.unpublish(adopted)  # whoever computed them is gone, and nobody can vouch for them
+            else:
                 self._finish(seq, "error")
 
     def fail(self, plan: SchedulerOutput) -> None:
