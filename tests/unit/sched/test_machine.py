@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
@@ -157,7 +157,13 @@ def live_for(num_steps: int) -> None:
         run_state_machine_as_test(
             Life,
             settings=settings(
-                max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=checks, database=None
+                max_examples=100,
+                stateful_step_count=50,
+                deadline=None,
+                suppress_health_check=checks,
+                database=None,
+                phases=[Phase.generate],  # shrinking takes minutes; add it to understand a failure
+                print_blob=True,
             ),
         )
     print(f"{time.perf_counter() - start:.0f} s: {Life.seen}")

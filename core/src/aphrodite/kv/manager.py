@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from aphrodite.kv.pool import BlockPool
 from aphrodite.kv.prefix import HashChain
@@ -19,8 +20,7 @@ class Match:
     blocks: tuple[list[int], ...]
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """Entries of a sequence's block table that are new, from `start` on."""
 
     group: int
@@ -55,11 +55,14 @@ class KVCacheManager:
     def has_room(self, seq: Sequence, num_tokens: int, match: Match | None = None) -> bool:
         """Whether `reserve` would find blocks."""
         tables = seq.blocks if match is None else match.blocks
-        need = self.num_blocks(num_tokens)
+        missing = self.num_blocks(num_tokens) - len(tables[0])
         for pool, table in zip(self._pools, tables, strict=True):
-            idle = 0 if match is None else pool.count_free(block for block in table if block)
-            if pool.num_free - idle < need - len(table):
+            if pool.num_free < missing:
                 return False
+            if match is not None and pool.num_free < missing + len(table):
+                idle = pool.count_free(block for block in table if block)  # free now, and adopted then
+                if pool.num_free - idle < missing:
+                    return False
         return True
 
     def reserve(self, seq: Sequence, num_tokens: int, match: Match | None = None) -> list[Change] | None:
@@ -67,21 +70,23 @@ class KVCacheManager:
         Returns what is new in its block tables, or None (and nothing changed) if some pool has too few blocks."""
         if not self.has_room(seq, num_tokens, match):
             return None
-        need = self.num_blocks(num_tokens)
-        changes = []
-        for group, (pool, table) in enumerate(zip(self._pools, seq.blocks, strict=True)):
-            start = len(table)
-            if match is not None:
-                assert not table, "a sequence adopts blocks before it has any"
-                pool.adopt(block for block in match.blocks[group] if block)
-                table.extend(match.blocks[group])
-            if need > len(table):
-                table.extend(pool.take(need - len(table)) or ())
-            if len(table) > start:
-                changes.append(Change(group, start, table[start:]))
+        start = len(seq.blocks[0])
         if match is not None:
-            seq.num_published = seq.num_adopted = match.num_tokens // self.block_size
-        return changes
+            assert start == 0, "a sequence adopts blocks before it has any"
+            self._adopt(seq, match)
+        missing = self.num_blocks(num_tokens) - len(seq.blocks[0])
+        if missing > 0:
+            for pool, table in zip(self._pools, seq.blocks, strict=True):
+                table += pool.take(missing) or ()
+        elif len(seq.blocks[0]) == start:
+            return []
+        return [Change(group, start, table[start:]) for group, table in enumerate(seq.blocks)]
+
+    def _adopt(self, seq: Sequence, match: Match) -> None:
+        for pool, table, found in zip(self._pools, seq.blocks, match.blocks, strict=True):
+            pool.adopt(found)
+            table += found
+        seq.num_published = seq.num_adopted = match.num_tokens // self.block_size
 
     def advance(self, seq: Sequence) -> list[Change]:
         """Give back blocks of sliding groups that are wholly behind the window of the next token."""
@@ -118,7 +123,7 @@ class KVCacheManager:
     def match(self, seq: Sequence) -> Match:
         """The longest run of the sequence's first tokens that is cached; at least one token is left to compute.
         Changes nothing but the sequence's digests. Prompt log-probabilities need every token computed: no match."""
-        if not self.prefix_caching or seq.request.sampling.prompt_logprobs is not None:
+        if not self.prefix_caching or not seq.reads_cache or seq.request.sampling.prompt_logprobs is not None:
             return Match(0, tuple([] for _ in self._pools))
         limit = (len(seq.tokens) - 1) // self.block_size
         self._chain.extend(seq, limit)
@@ -158,9 +163,9 @@ class KVCacheManager:
             self._pools[change.group].unpublish(change.blocks)
 
     def unpublish_blocks_of(self, seq: Sequence) -> None:
-        """Let no block that a sequence holds be found, adopted ones included."""
-        for pool, table in zip(self._pools, seq.blocks, strict=True):
-            pool.unpublish(table)
+        """Let no block of a sequence's tokens be found: its own, adopted ones, those it gave back behind a window."""
+        for pool in self._pools:
+            pool.unpublish(pool.find_each(seq.digests))
 
     def reset(self) -> None:
         """Forget all that is cached. Running sequences keep their blocks; nothing computed so far is found again."""

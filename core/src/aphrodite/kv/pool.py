@@ -64,10 +64,12 @@ class BlockPool:
         return sum(not holders[block] for block in blocks)
 
     def adopt(self, blocks: Iterable[int]) -> None:
-        """Hold cached blocks, beside whoever holds them already."""
-        holders = self._num_holders
+        """Hold cached blocks, beside whoever holds them already. Block 0 stands for none."""
+        holders, digests = self._num_holders, self._digests
         for block in blocks:
-            assert self._digests[block] is not None, f"block {block} is not cached"
+            if not block:
+                continue
+            assert digests[block] is not None, f"block {block} is not cached"
             if not holders[block]:
                 self._unlink(block)
                 self.num_free -= 1

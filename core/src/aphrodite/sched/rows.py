@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +86,10 @@ class Rows:
         seq = self.seqs[row]
         assert seq is not None
         return seq
+
+    def at_all(self, rows: Iterable[int]) -> list[Sequence]:
+        """The sequences of rows that have one."""
+        return [seq for seq in map(self.seqs.__getitem__, rows) if seq is not None]
 
     def check(self, running: list[Sequence], block_size: int) -> None:
         """AssertionError unless rows, arrays and sequences agree."""

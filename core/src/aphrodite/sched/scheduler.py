@@ -113,7 +113,7 @@ class Scheduler:
         full = np.flatnonzero(decodes & (rows.computed >= rows.room)).tolist()
         if not full and not self._partial:
             return
-        touched = sorted((rows.at(row) for row in {*full, *self._partial}), key=self._running.key, reverse=True)
+        touched = sorted(rows.at_all({*full, *self._partial}), key=self._running.key, reverse=True)
         for seq in touched:
             if seq.status is not Status.RUNNING:
                 continue  # preempted for an earlier one, further up in this loop
@@ -222,7 +222,7 @@ class Scheduler:
         rows = self._rows
         rows.computed[numbers] += 1
         rows.known[numbers] += 1
-        seqs = [rows.at(row) for row in numbers.tolist()]
+        seqs = rows.at_all(numbers.tolist())
         for seq, token in zip(seqs, drawn.tolist(), strict=True):
             seq.tokens.append(token)
             seq.num_computed += 1
@@ -240,10 +240,11 @@ class Scheduler:
 
     def _drop(self, bad: list[Sequence]) -> None:
         """Sequences whose logits were no numbers. None of their blocks is found any more. Who computed all of its
-        blocks itself fails; who adopted some may be innocent, and computes again without."""
+        blocks itself fails; who adopted some may be innocent, and computes again without the cache."""
         for seq in bad:
             self.kv.unpublish_blocks_of(seq)
             if seq.num_adopted:
+                seq.reads_cache = False
                 self._preempt(seq)
             else:
                 self._finish(seq, "error")

@@ -44,6 +44,7 @@ class Sequence:
     digests       names of its full blocks in the prefix cache, as far as anybody asked for them
     num_adopted, num_published  of its blocks, how many came from the prefix cache, and how many can be found there
     arrival       its number among all sequences
+    reads_cache   whether it may start from cached blocks
     num_cached_tokens  tokens that came from the prefix cache when it first started; None before
     row, epoch    its place on the device; results of another epoch are not its own
     """
@@ -64,6 +65,7 @@ class Sequence:
     digests: list[bytes] = field(default_factory=list)
     num_adopted: int = 0
     num_published: int = 0
+    reads_cache: bool = True
     num_cached_tokens: int | None = None
 
     @property
