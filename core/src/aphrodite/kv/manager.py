@@ -150,10 +150,12 @@ class KVCacheManager:
             return []
         self._chain.extend(seq, end)
         fresh = []
-        for group, (pool, table) in enumerate(zip(self._pools, seq.blocks, strict=True)):
+        for group, pool in enumerate(self._pools):
+            table = seq.blocks[group]
             for place in range(start, end):
-                if table[place] and pool.publish(table[place], seq.digests[place]):
-                    fresh.append(Change(group, place, [table[place]]))
+                block = table[place]
+                if block and pool.publish(block, seq.digests[place]):
+                    fresh.append(Change(group, place, [block]))
         seq.num_published = end
         return fresh
 

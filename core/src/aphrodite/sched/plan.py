@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aphrodite.kv.manager import Change
-from aphrodite.sched.rows import Bool, Rows
+from aphrodite.sched.rows import Bool, Members, Rows
 from aphrodite.types.request import Sequence
 from aphrodite.types.step import NewBlocks, NewRow, SchedulerOutput
 
@@ -80,7 +80,9 @@ class StepPlan:
     def output(self, decodes: Bool) -> SchedulerOutput | None:
         """The step of these chunks and of the rows in `decodes`; None if that is nothing. Sequences that share a
         prefix stand together."""
-        rows = self._rows
+        rows, members = self._rows, self._rows.members
+        if not self._chunks and len(members.rows) == np.count_nonzero(decodes) > 0:
+            return self._steady(members)
         num_new = num_logits = draws = decodes.astype(np.int32)
         num_logprobs = -1
         if self._chunks:
@@ -91,8 +93,7 @@ class StepPlan:
                 num_new[row], num_logits[row], draws[row] = chunk.num_new, chunk.num_logits, chunk.draws
                 if sampling.prompt_logprobs is not None and chunk.num_logits > chunk.draws:
                     num_logprobs = max(num_logprobs, sampling.prompt_logprobs)
-        order = rows.by_prefix
-        order = order[num_new[order] > 0]
+        order = members.rows[num_new[members.rows] > 0]
         if not len(order):
             return None
         num_new = num_new[order]
@@ -111,4 +112,20 @@ class StepPlan:
             max_k=int((rows.computed[order] + num_new).max()),
             num_logprobs=num_logprobs,
             any_random=bool(rows.random[drawing].any()),
+        )
+
+    def _steady(self, members: Members) -> SchedulerOutput:
+        """Everybody decodes."""
+        ones, max_k = members.ones, int(self._rows.computed[members.rows].max()) + 1
+        return SchedulerOutput(
+            tuple(self._new_rows),
+            tuple(self._new_blocks),
+            rows=members.rows,
+            epochs=members.epochs,
+            num_new=ones,
+            num_logits=ones,
+            draws=ones,
+            max_k=max_k,
+            num_logprobs=members.num_logprobs,
+            any_random=members.any_random,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,19 @@ from aphrodite.types.step import Int32
 Bool = npt.NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class Members:
+    """The rows that have sequences, until the next one starts or stops; those that share a prefix, and so its blocks,
+    stand together. The arrays of a step in which all of them decode are these, without a copy."""
+
+    rows: Int32
+    epochs: Int32
+    ones: Int32
+    seqs: list[Sequence]
+    num_logprobs: int
+    any_random: bool
+
+
 class Rows:
     """A row is free or has a sequence. Arrays are [num_rows] and say nothing of free rows but their epoch.
 
@@ -22,7 +36,7 @@ class Rows:
     computed  tokens computed, known: tokens known, limit: tokens at which the sequence ends
     room      tokens that its blocks hold
     decoding  it has exactly one token to compute, the one drawn last: nothing about it needs Python until it stops or
-              its blocks are full
+              its blocks are full, and only then is Sequence.num_computed brought up to `computed`
     random    it draws at a temperature; logprobs: log-probabilities it wants of drawn tokens, -1 for none
     """
 
@@ -34,18 +48,23 @@ class Rows:
         self._free = list(range(num_rows - 1, -1, -1))
         self._by_prefix: list[int] = []
         self._prefixes: list[list[int]] = []
-        self._order: Int32 | None = None
+        self._members: Members | None = None
 
     @property
     def num_free(self) -> int:
         return len(self._free)
 
     @property
-    def by_prefix(self) -> Int32:
-        """The rows that have sequences; those that share a prefix, and so its blocks, stand together."""
-        if self._order is None:
-            self._order = np.array(self._by_prefix, np.int32)
-        return self._order
+    def members(self) -> Members:
+        """Who is running now."""
+        if self._members is None:
+            rows = np.array(self._by_prefix, np.int32)
+            epochs, ones = self.epochs[rows], np.ones(len(rows), np.int32)
+            for array in (rows, epochs, ones):
+                array.flags.writeable = False  # plans hand them out
+            num_logprobs, any_random = int(self.logprobs[rows].max(initial=-1)), bool(self.random[rows].any())
+            self._members = Members(rows, epochs, ones, self.at_all(self._by_prefix), num_logprobs, any_random)
+        return self._members
 
     def start(self, seq: Sequence, room: int) -> None:
         """Give a sequence a row."""
@@ -62,7 +81,7 @@ class Rows:
         place = bisect(self._prefixes, prefix)
         self._prefixes.insert(place, prefix)
         self._by_prefix.insert(place, row)
-        self._order = None
+        self._members = None
 
     def stop(self, seq: Sequence) -> None:
         """Free a sequence's row; results still on their way belong to an old epoch from here on."""
@@ -74,7 +93,7 @@ class Rows:
         self._free.append(row)
         place = self._by_prefix.index(row)
         del self._by_prefix[place], self._prefixes[place]
-        self._order = None
+        self._members = None
 
     def settle(self, seq: Sequence) -> None:
         """Bring a row's arrays up to its sequence."""
@@ -99,7 +118,8 @@ class Rows:
         for seq in running:
             row = seq.row
             assert self.seqs[row] is seq and seq.epoch == self.epochs[row]
-            assert (self.computed[row], self.known[row]) == (seq.num_computed, len(seq.tokens))
+            assert self.known[row] == len(seq.tokens)
+            assert 0 <= self.computed[row] - seq.num_computed < (block_size if self.decoding[row] else 1)
             assert self.room[row] == len(seq.blocks[0]) * block_size >= seq.num_computed
-            assert not self.decoding[row] or seq.num_pending == 1
+            assert not self.decoding[row] or self.known[row] - self.computed[row] == 1
         assert np.count_nonzero(self.decoding) <= len(running)

@@ -118,7 +118,7 @@ class Scheduler:
             if seq.status is not Status.RUNNING:
                 continue  # preempted for an earlier one, further up in this loop
             if seq.row not in self._partial:
-                self._make_room(seq, seq.num_computed + 1, plan)
+                self._make_room(seq, len(seq.tokens), plan)
                 continue
             chunk = plan.chunk(seq, seq.num_computed)
             if chunk is not None and self._make_room(seq, seq.num_computed + chunk.num_new, plan):
@@ -185,21 +185,22 @@ class Scheduler:
     def update(self, plan: SchedulerOutput, result: StepOutput) -> list[Sequence]:
         """Settle a step: count computed tokens, append drawn ones, publish blocks that they have filled, finish what
         has ended. Returns the sequences that changed; results of an old epoch are dropped."""
-        rows = self._rows
+        rows, members = self._rows, self._rows.members
+        if plan.num_new is members.ones and members.num_logprobs < 0 and result.tokens.min() >= 0:
+            return self._append_all(members.rows, result.tokens, members.seqs)  # all decode, nobody has left since
         ends = np.cumsum(plan.num_logits)
         drawn = result.tokens[ends - 1] if len(result.tokens) else np.full(len(ends), -1)
         alive = rows.epochs[plan.rows] == plan.epochs
         plain = alive & rows.decoding[plan.rows] & (rows.logprobs[plan.rows] < 0) & (drawn >= 0)
-        if plain.all():
-            return self._append_all(plan.rows, drawn)
-        changed = self._append_all(plan.rows[plain], drawn[plain])
+        numbers = plan.rows[plain]
+        changed = self._append_all(numbers, drawn[plain], rows.at_all(numbers.tolist()))
         bad = []
         for index in np.flatnonzero(alive & ~plain).tolist():
             seq = rows.at(int(plan.rows[index]))
             end = int(ends[index])
             start = end - int(plan.num_logits[index])
             changed.append(seq)
-            seq.num_computed += int(plan.num_new[index])
+            seq.num_computed = int(rows.computed[seq.row] + plan.num_new[index])
             if (result.tokens[start:end] < 0).any():
                 bad.append(seq)
                 continue
@@ -217,21 +218,23 @@ class Scheduler:
             self._drop(bad)
         return changed
 
-    def _append_all(self, numbers: Int32, drawn: npt.NDArray[np.int64]) -> list[Sequence]:
-        """One drawn token for each of these decoding rows."""
+    def _append_all(self, numbers: Int32, drawn: npt.NDArray[np.int64], seqs: list[Sequence]) -> list[Sequence]:
+        """One drawn token for each of these decoding rows and their sequences."""
         rows = self._rows
-        rows.computed[numbers] += 1
-        rows.known[numbers] += 1
-        seqs = rows.at_all(numbers.tolist())
         for seq, token in zip(seqs, drawn.tolist(), strict=True):
             seq.tokens.append(token)
-            seq.num_computed += 1
-        full = rows.computed[numbers] % self.kv.block_size == 0
-        ended = rows.stops.hits(drawn) | (rows.known[numbers] >= rows.limit[numbers])
+        known = rows.known[numbers] + 1
+        rows.known[numbers] = known
+        rows.computed[numbers] = computed = known - 1
+        ended = rows.stops.hits(drawn) | (known >= rows.limit[numbers])
+        full = computed % self.kv.block_size == 0
         for index in np.flatnonzero(full | ended).tolist():
-            self.kv.publish(seqs[index], seqs[index].num_computed)
-            self._finish_if_ended(seqs[index])
-        return seqs
+            seq = seqs[index]
+            seq.num_computed = num_computed = len(seq.tokens) - 1
+            self.kv.publish(seq, num_computed)
+            if ended[index]:
+                self._finish_if_ended(seq)
+        return list(seqs)
 
     def _finish_if_ended(self, seq: Sequence) -> None:
         reason = finish_reason(seq)

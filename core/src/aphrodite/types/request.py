@@ -39,7 +39,7 @@ class Sequence:
     """How far a request has come. Owned by the scheduler; nobody else writes it.
 
     tokens        prompt and output, all that the host knows
-    num_computed  of these, how many have their keys and values in the cache
+    num_computed  of these, how many have their keys and values in the cache; up to a block behind while it decodes
     blocks        by cache group: block ids in order, 0 for those behind a sliding window
     digests       names of its full blocks in the prefix cache, as far as anybody asked for them
     num_adopted, num_published  of its blocks, how many came from the prefix cache, and how many can be found there

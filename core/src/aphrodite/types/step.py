@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,7 @@ class NewRow:
     child: int
 
 
-@dataclass(frozen=True)
-class NewBlocks:
+class NewBlocks(NamedTuple):
     """Blocks appended to a row's table of one cache group, from entry `start` on."""
 
     row: int
