@@ -94,9 +94,8 @@ def test_salts_share_nothing() -> None:
 
 
 def test_names_depend_on_a_key_of_the_engine() -> None:
-    tokens, names = list(range(9)), []
-    for key in (None, None, b"one key", b"one key"):
-        names.append(Cache(4, key=key).start(tokens).digests)
+    keys = (None, None, b"one key", b"one key")
+    names = [Cache(4, key=key).start(list(range(9))).digests for key in keys]
     assert names[0] != names[1] and names[2] == names[3]
     assert all(len(name) == 16 for name in names[0])
 

@@ -7,6 +7,7 @@ stand there; at the end every request has the tokens that it would have got alon
 from __future__ import annotations
 
 import time
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -25,7 +26,15 @@ GROUPS = ((FULL,), (FULL,), (FULL, sliding(3)), (sliding(1), FULL, sliding(6)), 
 class Life(RuleBasedStateMachine):
     """A small world, so that blocks, rows and budget run out all the time."""
 
-    seen = {"steps": 0, "preemptions": 0, "cached": 0, "failed steps": 0, "errors": 0, "aborts": 0, "resets": 0}
+    seen: ClassVar[dict[str, int]] = {
+        "steps": 0,
+        "preemptions": 0,
+        "cached": 0,
+        "failed steps": 0,
+        "errors": 0,
+        "aborts": 0,
+        "resets": 0,
+    }
 
     @initialize(
         num_blocks=st.integers(12, 30),
@@ -36,9 +45,7 @@ class Life(RuleBasedStateMachine):
         groups=st.sampled_from(GROUPS),
         policy=st.sampled_from(["fcfs", "priority"]),
     )
-    def begin(
-        self, num_blocks: int, block_size: int, budget: Budget, groups: tuple[object, ...], policy: str
-    ) -> None:
+    def begin(self, num_blocks: int, block_size: int, budget: Budget, groups: tuple[object, ...], policy: str) -> None:
         num_blocks *= 3 // block_size
         self.world = World(
             num_blocks=num_blocks,
@@ -82,7 +89,7 @@ class Life(RuleBasedStateMachine):
         self.asked.append((seq, prompt, max_tokens))
         self.world.scheduler.check()
 
-    @rule(count=st.integers(1, 25))
+    @rule(count=st.integers(1, 40))
     def steps(self, count: int) -> None:
         for _ in range(count):
             self.world.step()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from aphrodite.sched.scheduler import Budget
@@ -66,7 +68,7 @@ def test_rows_that_share_a_prefix_stand_together() -> None:
     assert plan is not None
     by_row = {seq.row: seq.tokens[0] for seq in seqs}
     kinds = [by_row[row] for row in plan.rows.tolist()]
-    assert len(kinds) == 8 and sum(a != b for a, b in zip(kinds, kinds[1:], strict=False)) == 2
+    assert len(kinds) == 8 and sum(a != b for a, b in itertools.pairwise(kinds)) == 2
     world.scheduler.update(plan, world.run(plan))
     world.drain()
 

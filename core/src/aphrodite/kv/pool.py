@@ -45,18 +45,13 @@ class BlockPool:
 
     def find(self, digests: Sequence[bytes]) -> list[int]:
         """The cached blocks of a chain of digests, as far as it goes."""
-        blocks = []
-        cached = self._cached
-        for digest in digests:
-            block = cached.get(digest)
-            if block is None:
-                break
-            blocks.append(block)
-        return blocks
+        blocks = self.find_each(digests)
+        return blocks[: blocks.index(0)] if 0 in blocks else blocks
 
     def find_each(self, digests: Sequence[bytes]) -> list[int]:
         """The cached block of every digest, 0 where there is none."""
-        return [self._cached.get(digest, 0) for digest in digests]
+        cached = self._cached
+        return [cached.get(digest, 0) for digest in digests]
 
     def count_free(self, blocks: Iterable[int]) -> int:
         """How many of these blocks nobody holds."""
@@ -105,7 +100,8 @@ class BlockPool:
 
     def check(self, holders: Sequence[Sequence[int]]) -> None:
         """AssertionError unless the free ring is sound and holds what none of the `holders` (tables of blocks) has."""
-        free, block = [], self._next[0]
+        free: list[int] = []
+        block = self._next[0]
         while block and len(free) <= self.num_blocks:
             assert self._previous[self._next[block]] == block, "the free ring is torn"
             free.append(block)

@@ -31,7 +31,8 @@ class StopIds:
 
     def hits(self, tokens: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Whether each token, none of them negative, ends some sequence."""
-        return self._counts[np.minimum(tokens, len(self._counts) - 1)] > 0
+        found: npt.NDArray[np.bool_] = self._counts[np.minimum(tokens, len(self._counts) - 1)] > 0
+        return found
 
 
 def _ids(seq: Sequence) -> Iterable[int]:
