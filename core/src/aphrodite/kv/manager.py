@@ -127,7 +127,7 @@ class KVCacheManager:
             return Match(0, tuple([] for _ in self._pools))
         limit = (len(seq.tokens) - 1) // self.block_size
         self._chain.extend(seq, limit)
-        digests = seq.digests[:limit]
+        digests = seq.digests if len(seq.digests) == limit else seq.digests[:limit]
         tables: list[list[int]] = []
         for pool, window in zip(self._pools, self._windows, strict=True):
             tables.append(pool.find(digests) if window is None else pool.find_each(digests))

@@ -36,9 +36,10 @@ class HashChain:
         parent = digests[-1] if digests else self._scope(seq.request.cache_salt)
         tokens = array("i", seq.tokens[start * size : num_blocks * size]).tobytes()
         width = size * _TOKEN_BYTES
+        append = digests.append
         for first in range(0, len(tokens), width):
             parent = blake2b(parent + tokens[first : first + width], digest_size=_DIGEST_BYTES, key=key).digest()
-            digests.append(parent)
+            append(parent)
 
     def _scope(self, salt: str | None) -> bytes:
         text = b"" if salt is None else b"salt:" + salt.encode()
