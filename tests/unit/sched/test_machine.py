@@ -19,6 +19,7 @@ from aphrodite.types.request import Sequence, Status
 from tests.unit.sched.world import FULL, World, continuation, sliding
 
 TRUNKS = ([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [1, 2, 3, 4, 9, 9, 9, 9], [7] * 10)
+LONGEST = 12 + 4 + 12  # trunk, tail, output
 NUM_STEPS = 50_000
 GROUPS = ((FULL,), (FULL,), (FULL, sliding(3)), (sliding(1), FULL, sliding(6)), (sliding(4),))
 
@@ -37,7 +38,7 @@ class Life(RuleBasedStateMachine):
     }
 
     @initialize(
-        num_blocks=st.integers(12, 30),
+        spare=st.integers(0, 10),
         block_size=st.integers(1, 3),
         budget=st.builds(
             Budget, num_tokens=st.integers(1, 20), num_seqs=st.integers(1, 5), num_logits=st.integers(1, 8)
@@ -45,8 +46,8 @@ class Life(RuleBasedStateMachine):
         groups=st.sampled_from(GROUPS),
         policy=st.sampled_from(["fcfs", "priority"]),
     )
-    def begin(self, num_blocks: int, block_size: int, budget: Budget, groups: tuple[object, ...], policy: str) -> None:
-        num_blocks *= 3 // block_size
+    def begin(self, spare: int, block_size: int, budget: Budget, groups: tuple[object, ...], policy: str) -> None:
+        num_blocks = -(-(LONGEST - 1) // block_size) + spare
         self.world = World(
             num_blocks=num_blocks,
             block_size=block_size,
