@@ -21,7 +21,7 @@ from aphrodite.errors import CheckpointError
 from aphrodite.models import registry
 from aphrodite.models.spec import DecoderSpec
 from aphrodite.program.trace import Tracer
-from aphrodite.sched.scheduler import Scheduler
+from aphrodite.sched.plan import StepPlan
 from tests.support.checkpoints import Checkpoints
 from tests.support.parity import ParityError, check_parity, compare_forced, compare_greedy, random_prompts
 from tests.support.reference import Reference
@@ -171,13 +171,14 @@ def logits_one_token_early(patch: Patch) -> None:
 
 
 def resumed_from_the_second_token(patch: Patch) -> None:
-    original = Scheduler._start
+    original = StepPlan.add_row
 
-    def start(self: Scheduler, seq: Any) -> Any:
-        new = original(self, seq)
-        return dataclasses.replace(new, num_computed=min(1, len(new.tokens) - 1))
+    def add_row(self: StepPlan, seq: Any) -> None:
+        original(self, seq)
+        new = self._new_rows[-1]
+        self._new_rows[-1] = dataclasses.replace(new, num_computed=min(1, len(new.tokens) - 1))
 
-    patch.setattr(Scheduler, "_start", start)
+    patch.setattr(StepPlan, "add_row", add_row)
 
 
 MUTATIONS = (

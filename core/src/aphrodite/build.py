@@ -258,7 +258,9 @@ class _Assembly:
             bounds,
             plan.limits,
         )
-        scheduler = Scheduler(KVCacheManager(plan.sizes.kv), Budget(bounds.T, bounds.S, bounds.R))
+        kv = KVCacheManager(plan.sizes.kv, prefix_caching=plan.config.cache.enable_prefix_caching)
+        budget = Budget(bounds.T, bounds.S, bounds.R)
+        scheduler = Scheduler(kv, budget, plan.config.scheduler.scheduling_policy)
         return Engine(scheduler, runner)
 
     def _sampling_program(self, variant: Variant) -> BoundProgram:

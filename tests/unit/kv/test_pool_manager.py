@@ -1,4 +1,4 @@
-"""Blocks: given out once, given back once, never block 0; a sequence gets room in every group or in none."""
+"""Blocks: held and let go of in balance, never block 0, taken longest unused first; room in every group or in none."""
 
 from __future__ import annotations
 
@@ -28,33 +28,69 @@ def sequence(groups: int = 2) -> Sequence:
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """A pool beside a set of numbers."""
+    """A pool beside a plain model of it: holders, names, and the order in which free blocks are taken."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool, self.held = BlockPool(9), set[int]()
+        self.pool = BlockPool(9)
+        self.tables: list[list[int]] = []
+        self.free = list(range(1, 10))
+        self.names: dict[int, bytes] = {}
 
     @rule(count=st.integers(0, 12))
     def take(self, count: int) -> None:
-        free = 9 - len(self.held)
         blocks = self.pool.take(count)
-        if count > free:
+        if count > len(self.free):
             assert blocks is None
-        else:
-            assert blocks is not None and len(set(blocks)) == count
-            assert not self.held & set(blocks) and set(blocks) <= set(range(1, 10))
-            self.held |= set(blocks)
+            return
+        assert blocks == self.free[:count], "the longest unused go first"
+        del self.free[:count]
+        for block in blocks:
+            self.names.pop(block, None)
+        self.tables.append(blocks)
 
     @rule(data=st.data())
     def give_back(self, data: Any) -> None:
-        blocks = data.draw(st.lists(st.sampled_from(sorted(self.held)), unique=True)) if self.held else []
-        self.pool.give_back(blocks)
-        self.held -= set(blocks)
+        if self.tables:
+            table = self.tables.pop(data.draw(st.integers(0, len(self.tables) - 1)))
+            self.pool.give_back(reversed(table))
+            for block in reversed(table):
+                if not any(block in other for other in self.tables):
+                    self.free.insert(len(self.free) if block in self.names else 0, block)
+
+    @rule(data=st.data(), name=st.integers(0, 5).map(lambda n: bytes([n])))
+    def publish(self, data: Any, name: bytes) -> None:
+        held = sorted({block for table in self.tables for block in table} - set(self.names))
+        if held:
+            block = data.draw(st.sampled_from(held))
+            new = name not in self.names.values()
+            assert self.pool.publish(block, name) is new
+            if new:
+                self.names[block] = name
+
+    @rule(names=st.lists(st.integers(0, 5).map(lambda n: bytes([n])), unique=True))
+    def adopt(self, names: list[bytes]) -> None:
+        where = {name: block for block, name in self.names.items()}
+        assert self.pool.find_each(names) == [where.get(name, 0) for name in names]
+        found = self.pool.find(names)
+        missing = next((i for i, name in enumerate(names) if name not in where), len(names))
+        assert found == [where[name] for name in names[:missing]]
+        assert self.pool.count_free(found) == len(set(found) & set(self.free))
+        self.pool.adopt(found)
+        self.free = [block for block in self.free if block not in found]
+        self.tables.append(found)
+
+    @rule(data=st.data())
+    def unpublish(self, data: Any) -> None:
+        blocks = data.draw(st.lists(st.integers(0, 9), unique=True))
+        self.pool.unpublish(blocks)
+        for block in blocks:
+            self.names.pop(block, None)
 
     @invariant()
     def is_sound(self) -> None:
-        self.pool.check()
-        assert self.pool.num_free == 9 - len(self.held)
+        self.pool.check(self.tables)
+        assert self.pool.num_free == len(self.free) and self.pool.num_cached == len(self.names)
 
 
 TestPool = PoolMachine.TestCase
@@ -70,19 +106,29 @@ def test_a_block_that_is_not_held_cannot_be_given_back() -> None:
         pool.give_back([block, block])
 
 
+def test_a_block_that_is_not_cached_cannot_be_adopted() -> None:
+    with pytest.raises(AssertionError, match="is not cached"):
+        BlockPool(3).adopt([1])
+
+
 @given(st.integers(1, 40), st.integers(1, 7), st.lists(st.integers(1, 90), min_size=1, max_size=12))
 def test_reserve_gives_exactly_the_blocks_that_are_missing_or_nothing(num: int, size: int, wanted: list[int]) -> None:
     kv, seq = manager(num, size), sequence()
     for tokens in wanted:
         need, have = -(-tokens // size), len(seq.blocks[0])
         assert kv.fits(tokens) == (need <= num)
-        added = kv.reserve(seq, tokens)
+        changes = kv.reserve(seq, tokens)
         if need > num:
-            assert added is None and len(seq.blocks[0]) == len(seq.blocks[1]) == have
+            assert changes is None and len(seq.blocks[0]) == len(seq.blocks[1]) == have
+        elif need <= have:
+            assert changes == []
         else:
-            assert added is not None and [len(a) for a in added] == [max(0, need - have)] * 2
-            for mine, new in zip(seq.blocks, added, strict=True):
-                assert len(mine) == max(have, need) and mine[len(mine) - len(new) :] == new
+            assert changes is not None and [(c.group, c.start, len(c.blocks)) for c in changes] == [
+                (0, have, need - have),
+                (1, have, need - have),
+            ]
+            for mine, change in zip(seq.blocks, changes, strict=True):
+                assert len(mine) == need and mine[have:] == change.blocks
         kv.check([seq])
         assert kv.num_free == num - len(seq.blocks[0])
     kv.free(seq)
@@ -93,10 +139,10 @@ def test_reserve_gives_exactly_the_blocks_that_are_missing_or_nothing(num: int, 
 def test_check_sees_a_lost_and_a_shared_block() -> None:
     kv, one, two = manager(8), sequence(), sequence()
     kv.reserve(one, 9)
-    with pytest.raises(AssertionError, match="held by no sequence"):
+    with pytest.raises(AssertionError, match="miscounted"):
         kv.check([])
     two.blocks = [list(blocks) for blocks in one.blocks]
-    with pytest.raises(AssertionError, match="two sequences"):
+    with pytest.raises(AssertionError, match="miscounted"):
         kv.check([one, two])
 
 

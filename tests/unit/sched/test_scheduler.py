@@ -2,150 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aphrodite.errors import CapacityError
-from aphrodite.kv.manager import KVCacheManager
-from aphrodite.kv.spec import CacheGroup, KVPlan, LayerKV
-from aphrodite.sched.scheduler import Budget, Scheduler
-from aphrodite.types.request import Request, Sequence, Status
+from aphrodite.sched.scheduler import Budget
+from aphrodite.types.request import Sequence, Status
 from aphrodite.types.sampling_params import SamplingParams
-from aphrodite.types.step import Logprobs, SchedulerOutput, StepOutput
-
-VOCAB, GROUP = 50, CacheGroup("full", (LayerKV(1, 4, 4, 4),))
-
-
-def following(tokens: list[int]) -> int:
-    """The model: a token that depends on everything before it."""
-    value = 7
-    for token in tokens:
-        value = (value * 31 + token + 1) % 1_000_003
-    return value % VOCAB
-
-
-def continuation(prompt: list[int], count: int) -> list[int]:
-    tokens = list(prompt)
-    for _ in range(count):
-        tokens.append(following(tokens))
-    return tokens
-
-
-@dataclass
-class DeviceRow:
-    """A row as the device has it: its tokens, how many are computed, its block table, and what the cache holds."""
-
-    tokens: list[int]
-    num_computed: int
-    table: dict[int, int] = field(default_factory=dict)
-
-
-class Device:
-    """Runs plans. cache[block, offset] = the tokens up to and including the one whose key and value lie there."""
-
-    def __init__(self, block_size: int, num_rows: int) -> None:
-        self.block_size, self.num_rows = block_size, num_rows
-        self.rows: dict[int, DeviceRow] = {}
-        self.cache: dict[tuple[int, int], tuple[int, ...]] = {}
-        self.bad_positions: set[int] = set()  # lengths at which the logits are no numbers
-
-    def run(self, plan: SchedulerOutput) -> StepOutput:
-        for new in plan.new_rows:
-            assert 0 <= new.row < self.num_rows
-            self.rows[new.row] = DeviceRow(list(new.tokens), new.num_computed)
-        for added in plan.new_blocks:
-            for place, block in enumerate(added.blocks):
-                assert block > 0, "block 0 belongs to nobody"
-                self.rows[added.row].table[added.start + place] = block
-        ids: list[int] = []
-        chosen: list[tuple[int, ...]] = []
-        longest = 0
-        for row, num_new, num_logits, draws in zip(plan.rows, plan.num_new, plan.num_logits, plan.draws, strict=True):
-            mine = self.rows[int(row)]
-            start, stop = mine.num_computed, mine.num_computed + int(num_new)
-            assert num_new >= 1 and stop <= len(mine.tokens), "a step computes known tokens"
-            assert draws <= num_logits <= num_new and (not draws or stop == len(mine.tokens))
-            for position in range(start, stop):
-                block = mine.table[position // self.block_size]
-                self.cache[block, position % self.block_size] = tuple(mine.tokens[: position + 1])
-            for position in range(stop):  # attention reads all of it
-                block = mine.table[position // self.block_size]
-                assert self.cache[block, position % self.block_size] == tuple(mine.tokens[: position + 1])
-            for rank in range(int(num_logits)):
-                position = stop - int(num_logits) + rank
-                drawn = draws and rank == num_logits - 1
-                token = following(mine.tokens[: position + 1]) if drawn else -1
-                if not drawn:
-                    token = mine.tokens[position + 1] if position + 1 < len(mine.tokens) else 0
-                if drawn and position + 1 in self.bad_positions:
-                    token = -1
-                ids.append(token)
-                chosen.append((position, token))
-            mine.num_computed = stop
-            if draws:
-                mine.tokens.append(ids[-1])
-            longest = max(longest, stop)
-        assert plan.max_k == longest
-        logprobs = None
-        if plan.num_logprobs >= 0:
-            values = np.array([[-float(p), -1.0] for p, _ in chosen], np.float32).reshape(-1, 2)
-            names = np.array([[token, 0] for _, token in chosen], np.int64).reshape(-1, 2)
-            logprobs = Logprobs(values, names, np.ones(len(chosen), np.int64))
-        return StepOutput(np.array(ids, np.int64), logprobs)
-
-
-class World:
-    """A scheduler and a device, checked at every step."""
-
-    def __init__(self, *, num_blocks: int, block_size: int = 2, budget: Budget | None = None) -> None:
-        self.budget = budget or Budget(num_tokens=8, num_seqs=3, num_logits=6)
-        self.kv = KVCacheManager(KVPlan((GROUP,), block_size, num_blocks))
-        self.scheduler = Scheduler(self.kv, self.budget)
-        self.device = Device(block_size, self.budget.num_seqs)
-        self.num_blocks, self.steps, self.count = num_blocks, 0, 0
-
-    def add(self, prompt: list[int], max_tokens: int, **sampling: Any) -> Sequence:
-        params = SamplingParams(max_tokens=max_tokens, ignore_eos=True, **sampling)
-        request = Request(str(self.count), tuple(prompt), params, self.count, frozenset(), len(prompt) + max_tokens)
-        self.count += 1
-        return self.scheduler.add(request)
-
-    def plan(self) -> SchedulerOutput | None:
-        plan = self.scheduler.schedule()
-        self.scheduler.check()
-        if plan is not None:
-            self.within_budget(plan)
-        return plan
-
-    def within_budget(self, plan: SchedulerOutput) -> None:
-        assert 0 < len(plan.rows) <= self.budget.num_seqs
-        assert plan.num_new.sum() <= self.budget.num_tokens and plan.num_logits.sum() <= self.budget.num_logits
-        assert len(set(plan.rows.tolist())) == len(plan.rows), "a row is in a step once"
-        for column in (plan.rows, plan.epochs, plan.num_new, plan.num_logits, plan.draws):
-            assert column.dtype == np.int32 and len(column) == len(plan.rows)
-
-    def step(self) -> list[Sequence]:
-        plan = self.plan()
-        if plan is None:
-            return []
-        changed = self.scheduler.update(plan, self.device.run(plan))
-        self.scheduler.check()
-        self.steps += 1
-        return changed
-
-    def drain(self, limit: int = 3000) -> None:
-        while self.scheduler.has_work:
-            before = self.steps
-            self.step()
-            assert self.steps > before, "there is work and nothing is scheduled"
-            assert self.steps < limit, "it never ends"
-        assert self.kv.num_free == self.num_blocks and self.scheduler.schedule() is None
-
+from tests.unit.sched.world import VOCAB, World, continuation
 
 # ---- single cases ---------------------------------------------------------------------------------------------------
 
@@ -158,7 +25,7 @@ def test_a_prompt_is_cut_into_chunks_of_the_budget_and_draws_once_it_is_whole() 
         plan = world.plan()
         assert plan is not None
         seen.append((plan.num_new.tolist(), plan.num_logits.tolist(), plan.draws.tolist()))
-        world.scheduler.update(plan, world.device.run(plan))
+        world.scheduler.update(plan, world.run(plan))
     assert seen == [([4], [0], [0]), ([4], [0], [0]), ([2], [1], [1]), ([1], [1], [1]), ([1], [1], [1])]
     assert seq.tokens == continuation(list(range(10)), 3) and seq.finish_reason == "length"
 
@@ -218,14 +85,14 @@ def test_results_of_an_older_life_are_dropped() -> None:
     gone, following_ = world.add([1, 2], 5), world.add([7, 8, 9], 2)
     plan = world.plan()
     assert plan is not None
-    result = world.device.run(plan)
+    result = world.run(plan)
     world.scheduler.abort(gone.request.request_id)
     assert gone.finish_reason == "abort" and world.scheduler.update(plan, result) == [] and gone.tokens == [1, 2]
     late = world.plan()
     assert late is not None and late.rows.tolist() == plan.rows.tolist() and late.epochs[0] == plan.epochs[0] + 1
     assert world.scheduler.update(plan, result) == [], "the row has a new life, and the result is of the old one"
     assert following_.num_computed == 0
-    world.scheduler.update(late, world.device.run(late))
+    world.scheduler.update(late, world.run(late))
     world.drain()
     assert following_.tokens == continuation([7, 8, 9], 2)
 
@@ -259,7 +126,7 @@ def test_a_plan_says_what_sampling_must_do() -> None:
     world.add([1], 2, temperature=0)
     plan = world.plan()
     assert plan is not None and not plan.any_random and plan.num_logprobs == -1
-    world.scheduler.update(plan, world.device.run(plan))
+    world.scheduler.update(plan, world.run(plan))
     world.add([1], 1, temperature=0.5, logprobs=3)
     world.add([1, 2], 1, temperature=0, prompt_logprobs=1, logprobs=0)
     plan = world.plan()

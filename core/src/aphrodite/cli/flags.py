@@ -101,6 +101,8 @@ def _add(group: argparse._ActionsContainer, item: dataclasses.Field[Any]) -> Non
     options: dict[str, Any] = {"help": about, "default": None}
     if "choices" in meta:
         options["choices"] = meta["choices"]
+    elif item.type in ("bool", bool):
+        options["action"] = argparse.BooleanOptionalAction
     elif item.name == "kernels":
         options |= {"action": "append", "metavar": meta["metavar"]}
     else:

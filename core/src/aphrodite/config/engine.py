@@ -11,6 +11,7 @@ from aphrodite.errors import UsageError
 AUTO = "auto"
 LOAD_FORMATS = ("auto", "safetensors", "dummy")
 FALLBACKS = ("allow", "warn", "error")
+SCHEDULING_POLICIES = ("fcfs", "priority")
 
 
 def setting(default: Any, doc: str, **meta: Any) -> Any:
@@ -55,6 +56,9 @@ class CacheConfig(Section):
     block_size: int | None = setting(None, "Tokens a KV block; default: the device's best.")
     num_blocks: int | None = setting(None, "Usable KV blocks; default: from the memory that is free.")
     kv_cache_memory_bytes: int | None = setting(None, "Bytes for the KV cache, in place of num_blocks.")
+    enable_prefix_caching: bool = setting(
+        True, "Keep the KV blocks of past prompts and outputs, for requests that start alike."
+    )
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,9 @@ class SchedulerConfig(Section):
 
     max_num_seqs: int = setting(64, "Most sequences in a step.")
     max_num_batched_tokens: int = setting(2048, "Most tokens in a step: the budget that prefill and decode share.")
+    scheduling_policy: str = setting(
+        "fcfs", "Who goes first: fcfs, by arrival; priority, by the request's.", choices=SCHEDULING_POLICIES
+    )
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,9 @@ def _checked(item: Field[Any], value: Any) -> Any:
         return None
     if "Mapping" in kind:
         return _checked_rules(item.name, value)
-    if "int" in kind:
+    if kind == "bool":
+        legal, good = "true or false", isinstance(value, bool)
+    elif "int" in kind:
         legal = f"an integer of at least {meta.get('low', 1)}"
         good = type(value) is int and value >= meta.get("low", 1)
     elif "choices" in meta:

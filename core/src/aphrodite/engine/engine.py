@@ -27,13 +27,22 @@ class Engine:
         self._scheduler.abort(request_id)
 
     def step(self) -> list[Sequence]:
-        """Schedule, execute, update. Returns the sequences that changed."""
+        """Schedule, execute, update. Returns the sequences that changed. If the device fails, the error is raised and
+        the step's sequences wait to start over: abort them, or step again."""
         plan = self._scheduler.schedule()
         if plan is None:
             return []
-        step = self._runner.submit(plan)
-        result = self._runner.sample(step).result()
+        try:
+            step = self._runner.submit(plan)
+            result = self._runner.sample(step).result()
+        except BaseException:
+            self._scheduler.fail(plan)
+            raise
         return self._scheduler.update(plan, result)
+
+    def reset_prefix_cache(self) -> None:
+        """Forget all cached blocks: nothing computed so far is used for requests to come."""
+        self._scheduler.reset_prefix_cache()
 
     def check(self) -> None:
         """AssertionError unless the scheduler's books balance."""

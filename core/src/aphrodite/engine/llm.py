@@ -18,7 +18,7 @@ from aphrodite.types.progress import NoProgress, Progress
 from aphrodite.types.request import Sequence as EngineSequence
 from aphrodite.types.sampling_params import SamplingParams
 
-Prompt = str | Sequence[int] | Mapping[str, Sequence[int]]
+Prompt = str | Sequence[int] | Mapping[str, Any]
 
 _SECTIONS: Mapping[str, type[Any]] = {
     "model": ModelConfig,
@@ -77,15 +77,19 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        priority: int | Sequence[int] = 0,
         progress: Progress | None = None,
     ) -> list[RequestOutput]:
         """Continue each prompt; results in the order of the prompts.
 
-        prompts          a string, a list of token ids, {"prompt_token_ids": [...]}, or a list of these
+        prompts          a string, a list of token ids, {"prompt_token_ids": [...]} or {"prompt": ...}, or a list of
+                         these. With "cache_salt" in such a mapping, cached blocks are shared with requests of the
+                         same salt alone
         sampling_params  one for all, or one for each prompt
+        priority         likewise; lower goes first, where scheduling_policy is "priority"
         Raises UsageError, before anything runs, if one prompt or parameter cannot be used.
         """
-        requests = self._requests.make_all(prompts, sampling_params)
+        requests = self._requests.make_all(prompts, sampling_params, priority)
         families = [children(request) for _, request in requests]
         progress = progress or NoProgress()
         with self._lock:
@@ -128,6 +132,12 @@ class LLM:
     def sampling_defaults(self) -> Mapping[str, Any]:
         """What parameters have that a caller leaves out, where the model's generation config says so."""
         return self.blueprint.generation.defaults
+
+    def reset_prefix_cache(self) -> None:
+        """Forget the KV blocks of all past requests, say before a measurement."""
+        with self._lock:
+            if not self._closed:
+                self._engine.reset_prefix_cache()
 
     def close(self) -> None:
         """Give back the device and its memory; further calls fail, but for close() itself. UsageError from inside

@@ -22,7 +22,9 @@ def request_output(
         prompt_logprobs = [None, *_positions(first.prompt_logprobs, tokenizer)]
     every = sequences if len(sequences) > 1 else [first] * request.sampling.n
     outputs = [_completion(index, seq, tokenizer) for index, seq in enumerate(every)]
-    return RequestOutput(request.request_id, prompt, list(request.prompt_token_ids), outputs, prompt_logprobs)
+    num_cached = first.num_cached_tokens or 0
+    ids = list(request.prompt_token_ids)
+    return RequestOutput(request.request_id, prompt, ids, outputs, prompt_logprobs, num_cached)
 
 
 def _completion(index: int, seq: EngineSequence, tokenizer: Tokenizer | None) -> CompletionOutput:

@@ -30,15 +30,17 @@ class RequestMaker:
         self._seed = blueprint.config.model.seed
         self._numbers = itertools.count()
 
-    def make_all(self, prompts: Any, sampling: Any) -> list[tuple[str | None, Request]]:
+    def make_all(self, prompts: Any, sampling: Any, priority: Any = 0) -> list[tuple[str | None, Request]]:
         """(the prompt's text if it had one, the request) for each prompt. UsageError names the first that is wrong."""
         many = _as_list(prompts)
         params = _spread(sampling, len(many))
-        return [self.make(prompt, one, place) for place, (prompt, one) in enumerate(zip(many, params, strict=True))]
+        priorities = _spread_priority(priority, len(many))
+        return [self.make(*one, place) for place, one in enumerate(zip(many, params, priorities, strict=True))]
 
-    def make(self, prompt: Any, sampling: SamplingParams, place: int) -> tuple[str | None, Request]:
+    def make(self, prompt: Any, sampling: SamplingParams, priority: int, place: int) -> tuple[str | None, Request]:
         """One request; `place` is the prompt's number, for messages."""
         where = f"prompts[{place}]"
+        prompt, salt = _opened(prompt, where)
         text = prompt if isinstance(prompt, str) else None
         ids: list[Any] = self._encode(text, where) if text is not None else _ids_of(prompt, where)
         if not ids:
@@ -61,7 +63,17 @@ class RequestMaker:
         number = next(self._numbers)
         seed = sampling.seed if sampling.seed is not None and sampling.seed >= 0 else _mix(self._seed, number)
         total = self._max_len if sampling.max_tokens is None else min(len(ids) + sampling.max_tokens, self._max_len)
-        request = Request(str(number), tuple(checked), sampling, seed, self._generation.end_ids, total, shaping)
+        request = Request(
+            str(number),
+            tuple(checked),
+            sampling,
+            seed,
+            self._generation.end_ids,
+            total,
+            shaping,
+            priority=priority,
+            cache_salt=salt,
+        )
         return text, request
 
     def _token(self, token: Any, where: str) -> int:
@@ -117,14 +129,27 @@ def _as_list(prompts: Any) -> list[Any]:
     raise UsageError(f"prompts must be text, token ids or a list of these, got {prompts!r}", subject="prompts")
 
 
+def _opened(prompt: Any, where: str) -> tuple[Any, str | None]:
+    """A prompt that may be a mapping, as what it holds and its salt."""
+    if not isinstance(prompt, Mapping):
+        return prompt, None
+    if set(prompt) - {"cache_salt"} not in ({"prompt"}, {"prompt_token_ids"}):
+        raise UsageError(
+            f"{where} must have the key prompt_token_ids or prompt, and may have cache_salt, got "
+            f"{sorted(map(str, prompt))}",
+            subject=where,
+        )
+    salt = prompt.get("cache_salt")
+    if salt is not None and (not isinstance(salt, str) or not salt or not salt.isprintable()):
+        raise UsageError(f"{where}: cache_salt must be printable text, got {salt!r}", subject="cache_salt")
+    if "prompt" not in prompt:
+        return _ids_of(prompt["prompt_token_ids"], where), salt
+    if not isinstance(prompt["prompt"], str):
+        raise UsageError(f"{where}: prompt must be text, got {prompt['prompt']!r}", subject=where)
+    return prompt["prompt"], salt
+
+
 def _ids_of(prompt: Any, where: str) -> list[Any]:
-    if isinstance(prompt, Mapping):
-        if set(prompt) != {"prompt_token_ids"}:
-            raise UsageError(
-                f"{where} must have the one key prompt_token_ids, got {sorted(map(str, prompt))}",
-                subject=where,
-            )
-        prompt = prompt["prompt_token_ids"]
     if isinstance(prompt, (str, bytes, bytearray)) or not isinstance(prompt, Sequence):
         raise UsageError(f"{where} must be text or a list of token ids, got {prompt!r}", subject=where)
     return list(prompt)
@@ -142,6 +167,18 @@ def _spread(sampling: Any, count: int) -> list[SamplingParams]:
         if not isinstance(one, SamplingParams):
             raise UsageError(f"sampling_params must be SamplingParams, got {one!r}", subject="sampling_params")
     return params
+
+
+def _spread_priority(priority: Any, count: int) -> list[int]:
+    many = list(priority) if isinstance(priority, (list, tuple)) else [priority] * count
+    if len(many) != count:
+        raise UsageError(
+            f"priority has {len(many)} entries for {count} prompts: pass one, or one for each", subject="priority"
+        )
+    for one in many:
+        if type(one) is not int:
+            raise UsageError(f"priority must be an integer, got {one!r}", subject="priority")
+    return many
 
 
 def _mix(seed: int, number: int) -> int:

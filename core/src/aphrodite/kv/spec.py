@@ -31,7 +31,10 @@ class CacheGroup:
 
     kind: str
     layers: tuple[LayerKV, ...]
-    window: int = 0
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        assert self.kind in ("full", "sliding") and (self.window is not None) == (self.kind == "sliding")
 
     def block_bytes(self, block_size: int) -> int:
         """Bytes of one block in all layers of the group."""

@@ -134,7 +134,7 @@ class Decoder:
             for ref in self.kv_refs
             if ref.group == number
         )
-        return CacheGroup("sliding" if window else "full", layers, window)
+        return CacheGroup("sliding", layers, window) if window else CacheGroup("full", layers)
 
 
 def _step_inputs(t: Tracer, num_groups: int, block_size: int, table_width: int, meta_words: int) -> StepInputs:

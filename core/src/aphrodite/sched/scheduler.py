@@ -1,62 +1,51 @@
-"""The scheduler: one token budget a step, shared by sequences in order of arrival.
+"""The scheduler: one token budget a step, shared by sequences in the order of a policy.
 
 There are no phases. A sequence has tokens and a count of them already computed; a prompt, a chunk of one, a decode step
 and a resumed sequence are the same case: compute the next tokens until none is pending, then draw.
 
     tokens   [ computed | scheduled now | still pending ]
+
+Decoding sequences are handled as arrays by row; Python touches those that start, stop or need another block.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from aphrodite.errors import CapacityError
-from aphrodite.kv.manager import KVCacheManager
-from aphrodite.types.request import Request, Sequence, Status, TokenLogprobs
-from aphrodite.types.shaping import PLAIN
-from aphrodite.types.step import Int32, Logprobs, NewBlocks, NewRow, SchedulerOutput, StepOutput
+from aphrodite.kv.manager import Change, KVCacheManager
+from aphrodite.sched.plan import Budget, StepPlan
+from aphrodite.sched.policy import Queue
+from aphrodite.sched.rows import Bool, Rows
+from aphrodite.sched.settle import finish_reason, keep_logprobs
+from aphrodite.types.request import Request, Sequence, Status
+from aphrodite.types.step import Int32, SchedulerOutput, StepOutput
 
-
-@dataclass(frozen=True)
-class Budget:
-    """Most of each that a step may hold."""
-
-    num_tokens: int
-    num_seqs: int
-    num_logits: int
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """One sequence's part of a step."""
-
-    seq: Sequence
-    num_new: int
-    num_logits: int
-    draws: bool
+__all__ = ["Budget", "Scheduler"]
 
 
 class Scheduler:
-    """Owns all sequences. `schedule` says what the next step computes, `update` settles its results."""
+    """Owns all sequences. `schedule` says what the next step computes, `update` settles its results, `fail` takes a
+    step back."""
 
-    def __init__(self, kv: KVCacheManager, budget: Budget) -> None:
+    def __init__(self, kv: KVCacheManager, budget: Budget, policy: str = "fcfs") -> None:
         assert budget.num_logits >= 1 and budget.num_tokens >= 1 and budget.num_seqs >= 1
         self.kv = kv
         self.budget = budget
-        self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []
+        self._waiting = Queue(policy)
+        self._running = Queue(policy)
+        self._rows = Rows(budget.num_seqs)
+        self._partial: set[int] = set()  # rows of running sequences that do not decode yet
         self._by_id: dict[str, Sequence] = {}
-        self._rows: dict[int, Sequence] = {}
-        self._free_rows = list(range(budget.num_seqs - 1, -1, -1))
-        self._epochs = [0] * budget.num_seqs
+        self._num_arrived = 0
+        self._fresh: list[Change] = []  # blocks published by the last plan, before their step has run
 
     @property
     def has_work(self) -> bool:
-        return bool(self._waiting or self._running)
+        return bool(self._by_id)
 
     def add(self, request: Request) -> Sequence:
         """Queue a request. CapacityError if it could not run even alone."""
@@ -68,8 +57,10 @@ class Scheduler:
             )
         assert request.request_id not in self._by_id, f"request {request.request_id} is already here"
         seq = Sequence(request, list(request.prompt_token_ids), [[] for _ in range(self.kv.num_groups)])
+        seq.arrival = self._num_arrived
+        self._num_arrived += 1
         self._by_id[request.request_id] = seq
-        self._waiting.append(seq)
+        self._waiting.add(seq)
         return seq
 
     def abort(self, request_id: str) -> None:
@@ -82,147 +73,203 @@ class Scheduler:
 
     def schedule(self) -> SchedulerOutput | None:
         """The next step, or None when nothing is pending. Running sequences go before waiting ones; when blocks run
-        out, the youngest running sequence is preempted and computes its tokens again later."""
-        left = _Left(self.budget)
+        out, the last running sequence is preempted and computes its tokens again later."""
+        self._fresh = []
+        self._make_way()
+        plan = StepPlan(self.budget, self._rows)
         num_running = len(self._running)
-        new_rows: list[NewRow] = []
-        new_blocks: list[NewBlocks] = []
-        chunks: list[_Chunk] = []
-        for seq in list(self._running):
-            if seq.status is not Status.RUNNING:
-                continue  # preempted for an older one, further up in this loop
-            chunk = self._chunk(seq, left)
-            if chunk is None:
-                continue
-            if self._make_room(seq, chunk, new_blocks, chunks):
-                left.take(chunk)
-                chunks.append(chunk)
-        settled = num_running == len(self._running)  # after a preemption nobody is admitted in the same step
-        while settled and self._waiting and self._free_rows:
-            seq = self._waiting[0]
-            if seq.num_computed == 0:
-                seq.num_computed = self.kv.match(seq)
-            chunk = self._chunk(seq, left)
-            if chunk is None:
-                break
-            added = self.kv.reserve(seq, seq.num_computed + chunk.num_new)
-            if added is None:
-                break
-            self._waiting.popleft()
-            new_rows.append(self._start(seq))
-            new_blocks.extend(_blocks_of(seq, added))
-            left.take(chunk)
-            chunks.append(chunk)
-        return _output(chunks, new_rows, new_blocks) if chunks else None
+        decodes = self._choose_decodes(plan)
+        self._continue(plan, decodes)
+        if len(self._running) == num_running:  # after a preemption nobody is admitted in the same step
+            self._admit(plan)
+        return plan.output(decodes & self._rows.decoding)
 
-    def _chunk(self, seq: Sequence, left: _Left) -> _Chunk | None:
-        """As much of a sequence as the step still has room for; None if that is nothing."""
-        num_new = min(seq.num_pending, left.num_tokens)
-        if num_new <= 0 or left.num_seqs == 0 or left.num_logits == 0:
-            return None
-        if seq.wants_prompt_logprobs:
-            num_new = min(num_new, left.num_logits)
-            return _Chunk(seq, num_new, num_new, num_new == seq.num_pending)
-        draws = num_new == seq.num_pending
-        return _Chunk(seq, num_new, int(draws), draws)
-
-    def _make_room(self, seq: Sequence, chunk: _Chunk, new_blocks: list[NewBlocks], chunks: list[_Chunk]) -> bool:
-        """Reserve blocks for a running sequence, preempting younger ones if need be; False if it was itself the
-        youngest and had to go."""
-        while (added := self.kv.reserve(seq, seq.num_computed + chunk.num_new)) is None:
-            victim = self._running[-1]
+    def _make_way(self) -> None:
+        """Preempt sequences of a lower priority for the first in the queue, if it has no row or no blocks."""
+        while self._waiting.has_priorities and self._waiting and self._running:
+            head, victim = self._waiting.first, self._running.last
+            if head.request.priority >= victim.request.priority:
+                return
+            match = self.kv.match(head)
+            num_tokens = min(len(head.tokens), match.num_tokens + self.budget.num_tokens)
+            if self._rows.num_free and self.kv.has_room(head, num_tokens, match):
+                return
             self._preempt(victim)
-            assert not any(other.seq is victim for other in chunks), "an older sequence was preempted"
+
+    def _choose_decodes(self, plan: StepPlan) -> Bool:
+        """The decoding rows that the budget holds, all of them but for tiny budgets. A copy: who is preempted later
+        still stands in it."""
+        chosen = self._rows.decoding.copy()
+        count, most = int(np.count_nonzero(chosen)), plan.num_decodes_left
+        if count > most:
+            rows = [seq.row for seq in self._running if chosen[seq.row]]
+            chosen[rows[most:]] = False
+        plan.take_decodes(min(count, most))
+        return chosen
+
+    def _continue(self, plan: StepPlan, decodes: Bool) -> None:
+        """Running sequences that need Python: those in the middle of known tokens, those whose blocks are full."""
+        rows = self._rows
+        full = np.flatnonzero(decodes & (rows.computed >= rows.room)).tolist()
+        if not full and not self._partial:
+            return
+        touched = sorted(rows.at_all({*full, *self._partial}), key=self._running.key, reverse=True)
+        for seq in touched:
+            if seq.status is not Status.RUNNING:
+                continue  # preempted for an earlier one, further up in this loop
+            if seq.row not in self._partial:
+                self._make_room(seq, len(seq.tokens), plan)
+                continue
+            chunk = plan.chunk(seq, seq.num_computed)
+            if chunk is not None and self._make_room(seq, seq.num_computed + chunk.num_new, plan):
+                plan.add_chunk(seq, chunk)
+                self._fresh += self.kv.publish(seq, seq.num_computed + chunk.num_new)
+
+    def _make_room(self, seq: Sequence, num_tokens: int, plan: StepPlan) -> bool:
+        """Reserve blocks for a running sequence, preempting later ones if need be; False if it was itself the last and
+        had to go. Whoever is in the plan already goes before it, and is safe."""
+        plan.add_blocks(seq, self.kv.advance(seq))
+        while (changes := self.kv.reserve(seq, num_tokens)) is None:
+            victim = self._running.last
+            self._preempt(victim)
             if victim is seq:
                 return False
-        new_blocks.extend(_blocks_of(seq, added))
+        plan.add_blocks(seq, changes)
+        self._rows.room[seq.row] = len(seq.blocks[0]) * self.kv.block_size
         return True
 
-    def _start(self, seq: Sequence) -> NewRow:
-        seq.row = self._free_rows.pop()
-        seq.epoch = self._epochs[seq.row]
-        seq.status = Status.RUNNING
-        self._running.append(seq)
-        self._rows[seq.row] = seq
-        request = seq.request
-        return NewRow(
-            seq.row,
-            tuple(seq.tokens),
-            seq.num_computed,
-            request.sampling.temperature,
-            request.seed,
-            request.child,
-            request.shaping,
-        )
+    def _admit(self, plan: StepPlan) -> None:
+        """Start waiting sequences while there are rows, budget and blocks. What a sequence computes in this step is
+        published at once: each layer writes all keys and values before it reads any, so that those who come after it
+        in the same step can adopt its blocks."""
+        while self._waiting and self._rows.num_free and plan.num_decodes_left:
+            seq = self._waiting.first
+            match = self.kv.match(seq)
+            chunk = plan.chunk(seq, match.num_tokens)
+            if chunk is None:
+                return
+            changes = self.kv.reserve(seq, match.num_tokens + chunk.num_new, match)
+            if changes is None:
+                return
+            self._waiting.remove(seq)
+            self._running.add(seq)
+            seq.num_computed = match.num_tokens
+            if seq.num_cached_tokens is None:
+                seq.num_cached_tokens = match.num_tokens
+            self._rows.start(seq, len(seq.blocks[0]) * self.kv.block_size)
+            self._partial.add(seq.row)
+            plan.add_row(seq)
+            plan.add_blocks(seq, changes)
+            plan.add_chunk(seq, chunk)
+            self._fresh += self.kv.publish(seq, seq.num_computed + chunk.num_new)
 
     def _preempt(self, seq: Sequence) -> None:
-        """Take a sequence off the device; it goes to the head of the queue and starts from its first token."""
+        """Take a sequence off the device; it goes back to its place in the queue and starts from its first token."""
         self._leave(seq)
         seq.status = Status.WAITING
         seq.num_computed = 0
         seq.num_preemptions += 1
         if seq.wants_prompt_logprobs:
             seq.prompt_logprobs.clear()  # cut short: the prompt's start over with it
-        self._waiting.appendleft(seq)
+        self._waiting.add(seq)
 
     def _leave(self, seq: Sequence) -> None:
-        """Give back the row and the blocks; results still on their way belong to an old epoch from here on."""
+        """Give back the row and the blocks."""
         self.kv.free(seq)
         self._running.remove(seq)
-        del self._rows[seq.row]
-        self._epochs[seq.row] += 1
-        self._free_rows.append(seq.row)
-        seq.row = -1
+        self._partial.discard(seq.row)
+        self._rows.stop(seq)
 
     # ---- settle -------------------------------------------------------------------------------------------------
 
     def update(self, plan: SchedulerOutput, result: StepOutput) -> list[Sequence]:
-        """Settle a step: count computed tokens, append drawn ones, finish what has ended. Returns the sequences that
-        changed; results of an old epoch are dropped."""
-        changed: list[Sequence] = []
-        end = 0
-        for index, row in enumerate(plan.rows.tolist()):
-            start, end = end, end + int(plan.num_logits[index])
-            seq = self._rows.get(row)
-            if seq is None or seq.epoch != plan.epochs[index]:
-                continue
-            seq.num_computed += int(plan.num_new[index])
+        """Settle a step: count computed tokens, append drawn ones, publish blocks that they have filled, finish what
+        has ended. Returns the sequences that changed; results of an old epoch are dropped."""
+        rows, members = self._rows, self._rows.members
+        if plan.num_new is members.ones and members.num_logprobs < 0 and result.tokens.min() >= 0:
+            return self._append_all(members.rows, result.tokens, members.seqs)  # all decode, nobody has left since
+        ends = np.cumsum(plan.num_logits)
+        drawn = result.tokens[ends - 1] if len(result.tokens) else np.full(len(ends), -1)
+        alive = rows.epochs[plan.rows] == plan.epochs
+        plain = alive & rows.decoding[plan.rows] & (rows.logprobs[plan.rows] < 0) & (drawn >= 0)
+        numbers = plan.rows[plain]
+        changed = self._append_all(numbers, drawn[plain], rows.at_all(numbers.tolist()))
+        bad = []
+        for index in np.flatnonzero(alive & ~plain).tolist():
+            seq = rows.at(int(plan.rows[index]))
+            end = int(ends[index])
+            start = end - int(plan.num_logits[index])
             changed.append(seq)
+            seq.num_computed = int(rows.computed[seq.row] + plan.num_new[index])
             if (result.tokens[start:end] < 0).any():
-                self._finish(seq, "error")
+                bad.append(seq)
                 continue
-            self._keep_logprobs(seq, result.logprobs, start, end, bool(plan.draws[index]))
-            if plan.draws[index]:
-                self._append(seq, int(result.tokens[end - 1]))
+            draws = bool(plan.draws[index])
+            keep_logprobs(seq, result.logprobs, start, end, draws)
+            if draws:
+                seq.tokens.append(int(result.tokens[end - 1]))
+            rows.settle(seq)
+            if rows.decoding[seq.row]:
+                self._partial.discard(seq.row)
+            self.kv.publish(seq, seq.num_computed)
+            if draws:
+                self._finish_if_ended(seq)
+        if bad:
+            self._drop(bad)
         return changed
 
-    def _append(self, seq: Sequence, token: int) -> None:
-        seq.tokens.append(token)
-        sampling = seq.request.sampling
-        if token in sampling.stop_token_ids:
-            seq.stop_reason = token
-            self._finish(seq, "stop")
-        elif token in seq.request.stop_ids and not sampling.ignore_eos:
-            self._finish(seq, "stop")
-        elif len(seq.tokens) >= seq.request.max_total_tokens:
-            self._finish(seq, "length")
+    def _append_all(self, numbers: Int32, drawn: npt.NDArray[np.int64], seqs: list[Sequence]) -> list[Sequence]:
+        """One drawn token for each of these decoding rows and their sequences."""
+        rows = self._rows
+        for seq, token in zip(seqs, drawn.tolist(), strict=True):
+            seq.tokens.append(token)
+        known = rows.known[numbers] + 1
+        rows.known[numbers] = known
+        rows.computed[numbers] = computed = known - 1
+        ended = rows.stops.hits(drawn) | (known >= rows.limit[numbers])
+        full = computed % self.kv.block_size == 0
+        for index in np.flatnonzero(full | ended).tolist():
+            seq = seqs[index]
+            seq.num_computed = num_computed = len(seq.tokens) - 1
+            self.kv.publish(seq, num_computed)
+            if ended[index]:
+                self._finish_if_ended(seq)
+        return list(seqs)
 
-    def _keep_logprobs(self, seq: Sequence, logprobs: Logprobs | None, start: int, end: int, draws: bool) -> None:
-        if logprobs is None:
-            return
-        sampling = seq.request.sampling
-        if sampling.prompt_logprobs is not None:
-            for index in range(start, end - draws):
-                seq.prompt_logprobs.append(_token_logprobs(logprobs, index, sampling.prompt_logprobs))
-        if draws and sampling.logprobs is not None:
-            seq.logprobs.append(_token_logprobs(logprobs, end - 1, sampling.logprobs))
+    def _finish_if_ended(self, seq: Sequence) -> None:
+        reason = finish_reason(seq)
+        if reason is not None:
+            self._finish(seq, reason)
+
+    def _drop(self, bad: list[Sequence]) -> None:
+        """Sequences whose logits were no numbers. None of their blocks is found any more. Who computed all of its
+        blocks itself fails; who adopted some may be innocent, and computes again without the cache."""
+        for seq in bad:
+            self.kv.unpublish_blocks_of(seq)
+            if seq.num_adopted:
+                seq.reads_cache = False
+                self._preempt(seq)
+            else:
+                self._finish(seq, "error")
+
+    def fail(self, plan: SchedulerOutput) -> None:
+        """Take a step back that did not run: its blocks are found no more, and its sequences start over."""
+        self.kv.unpublish(self._fresh)
+        self._fresh = []
+        for row, epoch in zip(plan.rows.tolist(), plan.epochs.tolist(), strict=True):
+            seq = self._rows.seqs[row]
+            if seq is not None and seq.epoch == epoch:
+                self._preempt(seq)
+
+    def reset_prefix_cache(self) -> None:
+        """Forget all cached blocks; running sequences keep theirs."""
+        self.kv.reset()
 
     def _finish(self, seq: Sequence, reason: str) -> None:
         if seq.status is Status.RUNNING:
             self._leave(seq)
         elif seq.status is Status.WAITING:
             self._waiting.remove(seq)
-            self.kv.free(seq)
         seq.status = Status.FINISHED
         seq.finish_reason = reason
         del self._by_id[seq.request.request_id]
@@ -233,68 +280,12 @@ class Scheduler:
 
     def check(self) -> None:
         """AssertionError unless blocks, rows and queues agree with one another."""
+        running = list(self._running)
         self.kv.check(self.live())
-        assert len(self._by_id) == len(self._waiting) + len(self._running)
-        assert {seq.row for seq in self._running} == set(self._rows)
-        assert len(self._rows) + len(self._free_rows) == self.budget.num_seqs
-        for seq in self._running:
-            assert 0 <= seq.num_computed <= len(seq.tokens)
-            assert all(len(mine) * self.kv.block_size >= seq.num_computed for mine in seq.blocks)
-
-
-class _Left:
-    """What remains of a step's budget."""
-
-    def __init__(self, budget: Budget) -> None:
-        self.num_tokens = budget.num_tokens
-        self.num_seqs = budget.num_seqs
-        self.num_logits = budget.num_logits
-
-    def take(self, chunk: _Chunk) -> None:
-        self.num_tokens -= chunk.num_new
-        self.num_seqs -= 1
-        self.num_logits -= chunk.num_logits
-
-
-def _blocks_of(seq: Sequence, added: list[list[int]]) -> Iterator[NewBlocks]:
-    for group, blocks in enumerate(added):
-        if blocks:
-            yield NewBlocks(seq.row, group, len(seq.blocks[group]) - len(blocks), tuple(blocks))
-
-
-def _token_logprobs(logprobs: Logprobs, index: int, count: int) -> TokenLogprobs:
-    values, ids = logprobs.values[index].tolist(), logprobs.ids[index].tolist()
-    top = tuple(zip(ids[1 : count + 1], values[1 : count + 1], strict=True))
-    return TokenLogprobs(ids[0], values[0], int(logprobs.rank[index]), top)
-
-
-def _output(chunks: list[_Chunk], new_rows: list[NewRow], new_blocks: list[NewBlocks]) -> SchedulerOutput:
-    def column(values: Iterator[int]) -> Int32:
-        return np.fromiter(values, np.int32, len(chunks))
-
-    asked = [
-        count
-        for chunk in chunks
-        for count, wanted in (
-            (chunk.seq.request.sampling.prompt_logprobs, chunk.num_logits > chunk.draws),
-            (chunk.seq.request.sampling.logprobs, chunk.draws),
-        )
-        if wanted and count is not None
-    ]
-    drawing = [chunk.seq.request for chunk in chunks if chunk.draws]
-    shapings = [request.shaping for request in drawing if request.shaping is not PLAIN]
-    return SchedulerOutput(
-        tuple(new_rows),
-        tuple(new_blocks),
-        rows=column(chunk.seq.row for chunk in chunks),
-        epochs=column(chunk.seq.epoch for chunk in chunks),
-        num_new=column(chunk.num_new for chunk in chunks),
-        num_logits=column(chunk.num_logits for chunk in chunks),
-        draws=column(int(chunk.draws) for chunk in chunks),
-        max_k=max(chunk.seq.num_computed + chunk.num_new for chunk in chunks),
-        num_logprobs=max(asked, default=-1),
-        any_random=any(request.sampling.temperature > 0 for request in drawing),
-        any_truncated=any(shaping.truncates for shaping in shapings),
-        any_edited=any(shaping.edits for shaping in shapings),
-        any_penalised=any(shaping.penalises for shaping in shapings),
-    )
+        self._rows.check(running, self.kv.block_size)
+        assert len(self._by_id) == len(self._waiting) + len(running)
+        for queue, status in ((self._waiting, Status.WAITING), (self._running, Status.RUNNING)):
+            keys = [queue.key(seq) for seq in queue]
+            assert keys == sorted(keys, reverse=True) and all(seq.status is status for seq in queue)
+        assert self._partial == {seq.row for seq in running if not self._rows.decoding[seq.row]}
+        assert all(not any(seq.blocks) and seq.num_computed == 0 for seq in self._waiting)

@@ -36,10 +36,12 @@ class CompletionOutput:
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """A request's result. prompt_logprobs[0] is None: nothing comes before the first token."""
+    """A request's result. prompt_logprobs[0] is None: nothing comes before the first token. num_cached_tokens: how many
+    of the prompt were not computed, since the prefix cache had them."""
 
     request_id: str
     prompt: str | None
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
     prompt_logprobs: list[TokenLogprobs | None] | None
+    num_cached_tokens: int = 0

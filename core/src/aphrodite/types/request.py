@@ -15,6 +15,8 @@ class Request:
 
     shaping  what the device needs to know of `sampling`, beside the temperature
     child    which of the prompt's `n` continuations: a lane of its own in the random counter
+    priority    lower goes first, where the scheduler's policy is "priority"
+    cache_salt  cached blocks are shared by requests of one salt alone
     """
 
     request_id: str
@@ -25,6 +27,8 @@ class Request:
     max_total_tokens: int  # prompt and output; generation ends with "length" here
     shaping: Shaping = PLAIN
     child: int = 0
+    priority: int = 0
+    cache_salt: str | None = None
 
 
 class Status(enum.Enum):
@@ -40,8 +44,13 @@ class Sequence:
     """How far a request has come. Owned by the scheduler; nobody else writes it.
 
     tokens        prompt and output, all that the host knows
-    num_computed  of these, how many have their keys and values in the cache
-    blocks        by cache group: block ids in order
+    num_computed  of these, how many have their keys and values in the cache; up to a block behind while it decodes
+    blocks        by cache group: block ids in order, 0 for those behind a sliding window
+    digests       names of its full blocks in the prefix cache, as far as anybody asked for them
+    num_adopted, num_published  of its blocks, how many came from the prefix cache, and how many can be found there
+    arrival       its number among all sequences
+    reads_cache   whether it may start from cached blocks
+    num_cached_tokens  tokens that came from the prefix cache when it first started; None before
     row, epoch    its place on the device; results of another epoch are not its own
     """
 
@@ -57,6 +66,12 @@ class Sequence:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     num_preemptions: int = 0
+    arrival: int = 0
+    digests: list[bytes] = field(default_factory=list)
+    num_adopted: int = 0
+    num_published: int = 0
+    reads_cache: bool = True
+    num_cached_tokens: int | None = None
 
     @property
     def num_output(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,7 @@ class NewRow:
     shaping: Shaping = PLAIN
 
 
-@dataclass(frozen=True)
-class NewBlocks:
+class NewBlocks(NamedTuple):
     """Blocks appended to a row's table of one cache group, from entry `start` on."""
 
     row: int
