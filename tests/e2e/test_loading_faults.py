@@ -652,7 +652,7 @@ PROMPTS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "number": (5, ("text", "5")),
     "none": (None, ("text", "None")),
     "bytes": (b"abc", ("text", "b'abc'")),
-    "mapping without ids": ({"prompt": "x"}, ("prompt_token_ids", "prompt")),
+    "mapping without ids": ({"cache_salt": "x"}, ("prompt_token_ids", "prompt")),
     "mapping with more": ({"prompt_token_ids": [5], "n": 1}, ("prompt_token_ids", "n")),
     "mapping of text": ({"prompt_token_ids": "5 6"}, ("'5 6'",)),
     "surrogate": ("\ud800", ("surrogate",)),

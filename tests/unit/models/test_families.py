@@ -124,7 +124,7 @@ def test_a_cache_group_has_the_layers_of_one_window_whatever_their_heads() -> No
     decoder = Decoder(DecoderSpec(50, 36, 1e-6, layers, tied=True, max_position=64), "f16", max_len=1)
     full, near, far = decoder.cache_groups
     assert [(group.kind, group.window) for group in decoder.cache_groups] == [
-        ("full", 0),
+        ("full", None),
         ("sliding", 7),
         ("sliding", 30),
     ]

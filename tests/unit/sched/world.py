@@ -167,7 +167,14 @@ class World:
         params = SamplingParams(max_tokens=max_tokens, ignore_eos=True, **sampling)
         total = len(prompt) + max_tokens
         request = Request(
-            str(self.count), tuple(prompt), params, self.count, frozenset(), total, priority, cache_salt=salt
+            str(self.count),
+            tuple(prompt),
+            params,
+            self.count,
+            frozenset(),
+            total,
+            priority=priority,
+            cache_salt=salt,
         )
         self.count += 1
         return self.scheduler.add(request)
