@@ -99,11 +99,6 @@ class C:
             return self.keys()
         return frozenset(facts) | {"max_q", "max_k"}
 
-    def legal(self, key: str, value: Any) -> bool:
-        """Whether `value` passes the clause on `key`; True when there is none."""
-        clause = self.clauses.get(key)
-        return clause is None or clause.holds(value)
-
 
 def _clause(value: Any) -> Clause:
     if isinstance(value, Clause):
