@@ -30,11 +30,15 @@ def resident_mib() -> float:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_ten_rounds_of_open_and_close_grow_memory_by_less_than_16_mib(model: str, device: str) -> None:
-    """Without the garbage collector, and with the closed objects kept: close() itself gives the memory back."""
+    """Without the garbage collector, and with the closed objects kept: close() itself gives the memory back.
+
+    A layer's cache has 80 MiB, so that one that is kept shows, and so that the C library maps it by itself: pieces of
+    up to 32 MiB come from its heap, which may stay larger by one of them for reasons of its own.
+    """
     kept = []
 
     def one() -> None:
-        llm = LLM(model, device=device, kv_cache_memory_bytes=48 << 20, max_num_batched_tokens=64)
+        llm = LLM(model, device=device, kv_cache_memory_bytes=160 << 20, max_num_batched_tokens=64)
         llm.generate([[1, 2, 3]], GREEDY)
         llm.close()
         kept.append(llm)

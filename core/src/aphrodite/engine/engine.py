@@ -49,5 +49,8 @@ class Engine:
         self._scheduler.check()
 
     def close(self) -> None:
-        """Let go of the device. The engine cannot be used afterwards."""
-        self._runner.close()
+        """Let go of the device, the sequences and the blocks' books. The engine cannot be used afterwards."""
+        try:
+            self._runner.close()
+        finally:
+            del self._runner, self._scheduler
