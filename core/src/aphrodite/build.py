@@ -40,8 +40,9 @@ from aphrodite.resolve import (
     read_model,
 )
 from aphrodite.runner.rows import RowTable
-from aphrodite.runner.runner import PLAN_INPUTS, ModelRunner, Programs
-from aphrodite.sampling.program import Variant, record, record_updates
+from aphrodite.runner.programs import Programs, record_updates, record_zeroing
+from aphrodite.runner.runner import PLAN_INPUTS, ModelRunner
+from aphrodite.sampling.program import Variant, record
 from aphrodite.sched.scheduler import Budget, Scheduler
 from aphrodite.types.progress import NoProgress, Progress
 from aphrodite.weights.load import load_weights
@@ -238,15 +239,15 @@ class _Assembly:
             )
             for line, name in enumerate(names)
         }
-        self._sampling: dict[Variant, BoundProgram] = {}
 
     def engine(self) -> Engine:
         """Programs bound to this memory, behind a runner and a scheduler."""
         plan, bounds = self._plan, self._plan.sizes.bounds
         programs = Programs(
-            forward=self._bind(plan.forward),
-            updates=self._bind(plan.planner.plan(record_updates())),
-            sampling=self._sampling_program,
+            self._bind(plan.forward),
+            self._bind(plan.planner.plan(record_updates())),
+            [self._zeroing_program(group) for group in range(len(plan.sizes.kv.groups))],
+            self._sampling_program,
         )
         runner = ModelRunner(
             self._platform,
@@ -261,13 +262,15 @@ class _Assembly:
         kv = KVCacheManager(plan.sizes.kv, prefix_caching=plan.config.cache.enable_prefix_caching)
         budget = Budget(bounds.T, bounds.S, bounds.R)
         scheduler = Scheduler(kv, budget, plan.config.scheduler.scheduling_policy)
-        return Engine(scheduler, runner)
+        return Engine(scheduler, runner, plan.limits.steps_in_flight)
 
     def _sampling_program(self, variant: Variant) -> BoundProgram:
-        if variant not in self._sampling:
-            program = record(variant, vocab_size=self._plan.spec.vocab_size, dtype=self._plan.dtype)
-            self._sampling[variant] = self._bind(self._plan.planner.plan(program))
-        return self._sampling[variant]
+        program = record(variant, vocab_size=self._plan.spec.vocab_size, dtype=self._plan.dtype)
+        return self._bind(self._plan.planner.plan(program))
+
+    def _zeroing_program(self, group: int) -> BoundProgram:
+        program = record_zeroing(ref for ref in self._plan.decoder.kv_refs if ref.group == group)
+        return self._bind(self._plan.planner.plan(program))
 
     def _bind(self, plan: Plan) -> BoundProgram:
         return BoundProgram(

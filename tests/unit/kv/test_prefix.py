@@ -144,7 +144,7 @@ def test_what_is_unpublished_is_not_found_and_its_holders_keep_it() -> None:
     cache = Cache(20)
     first = cache.start(list(range(9)))
     second = cache.start(list(range(9)))
-    cache.kv.unpublish_blocks_of(first)
+    cache.kv.taint(first)
     assert cache.matched(list(range(9))) == 0 and second.blocks[0][:2] == first.blocks[0][:2]
     cache.free(first, second)
     assert cache.kv.num_free == 20 and cache.kv.num_cached == 0

@@ -20,7 +20,8 @@ from aphrodite.ops.kernel import Dims, Flag, Kernel
 from aphrodite.ops.table import COMPOSITES, OPS
 from aphrodite.platform.spi import Stream
 from aphrodite.program.replay import BoundProgram
-from aphrodite.sampling.program import Variant, record, record_updates
+from aphrodite.runner.programs import record_updates
+from aphrodite.sampling.program import Variant, record
 from tests.unit.program.parts import Memory, cpu, fill, forward, planner, stub
 
 STEPS = (

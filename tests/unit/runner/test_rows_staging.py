@@ -14,9 +14,10 @@ from aphrodite.ops.kernel import Dims
 from aphrodite.ops.rows import write_rows
 from aphrodite.platform.layout import Rows
 from aphrodite.runner.rows import RowTable
-from aphrodite.runner.runner import PLAN_INPUTS, ModelRunner, Programs
+from aphrodite.runner.programs import Programs, record_updates, record_zeroing
+from aphrodite.runner.runner import PLAN_INPUTS, ModelRunner
 from aphrodite.runner.staging import Ring
-from aphrodite.sampling.program import record, record_updates
+from aphrodite.sampling.program import record
 from aphrodite.types.shaping import Shaping
 from aphrodite.types.step import NewBlocks, NewRow, SchedulerOutput
 from tests.unit.program.parts import BOUNDS, MAX_LEN, Memory, cpu, forward, planner
@@ -190,9 +191,10 @@ def runner(memory: Memory) -> tuple[ModelRunner, Any, dict[str, int]]:
 
     updates.replay = counted
     programs = Programs(
-        forward=bind(forward()[1]),
-        updates=updates,
-        sampling=lambda variant: bind(record(variant, vocab_size=50, dtype="f32")),
+        bind(forward()[1]),
+        updates,
+        [bind(record_zeroing([]))],
+        lambda variant: bind(record(variant, vocab_size=50, dtype="f32")),
     )
     made = ModelRunner(platform, memory.stream, programs, memory.table, inputs, edits, bounds, platform.limits)
     return made, shared, counts

@@ -35,6 +35,8 @@ class Life(RuleBasedStateMachine):
         "errors": 0,
         "aborts": 0,
         "resets": 0,
+        "overlapped": 0,
+        "zeroed": 0,
     }
 
     @initialize(
@@ -45,8 +47,17 @@ class Life(RuleBasedStateMachine):
         ),
         groups=st.sampled_from(GROUPS),
         policy=st.sampled_from(["fcfs", "priority"]),
+        steps_in_flight=st.integers(0, 2),
     )
-    def begin(self, spare: int, block_size: int, budget: Budget, groups: tuple[object, ...], policy: str) -> None:
+    def begin(
+        self,
+        spare: int,
+        block_size: int,
+        budget: Budget,
+        groups: tuple[object, ...],
+        policy: str,
+        steps_in_flight: int,
+    ) -> None:
         num_blocks = -(-(LONGEST - 1) // block_size) + spare
         self.world = World(
             num_blocks=num_blocks,
@@ -54,6 +65,7 @@ class Life(RuleBasedStateMachine):
             budget=budget,
             groups=groups,  # type: ignore[arg-type]
             policy=policy,
+            steps_in_flight=steps_in_flight,
         )
         self.asked: list[tuple[Sequence, list[int], int]] = []
         self.aborted: set[str] = set()
@@ -105,12 +117,16 @@ class Life(RuleBasedStateMachine):
     def abort_while_a_step_runs(self, pick: int) -> None:
         plan = self.world.plan()
         if plan is not None:
-            result = self.world.run(plan)
-            live = list(self.world.scheduler.live())
-            self.drop(live[pick % len(live)])
-            self.world.scheduler.update(plan, result)
-            self.world.scheduler.check()
+            self.world.flights.append((plan, self.world.run(plan)))
             self.world.steps += 1
+            live = list(self.world.scheduler.live())
+            if live:
+                self.drop(live[pick % len(live)])
+            self.world.settle(self.world.steps_in_flight)
+
+    @rule()
+    def settle(self) -> None:
+        self.world.settle()
 
     @rule()
     def fail(self) -> None:
@@ -154,6 +170,8 @@ class Life(RuleBasedStateMachine):
             self.seen["errors"] += seq.finish_reason == "error"
         self.seen["aborts"] += len(self.aborted)
         self.seen["steps"] += self.world.steps
+        self.seen["overlapped"] += self.world.num_overlapped
+        self.seen["zeroed"] += len(self.world.device.zeroed)
 
 
 def live_for(num_steps: int) -> None:

@@ -87,12 +87,12 @@ def test_results_of_an_older_life_are_dropped() -> None:
     assert plan is not None
     result = world.run(plan)
     world.scheduler.abort(gone.request.request_id)
-    assert gone.finish_reason == "abort" and world.scheduler.update(plan, result) == [] and gone.tokens == [1, 2]
     late = world.plan()
     assert late is not None and late.rows.tolist() == plan.rows.tolist() and late.epochs[0] == plan.epochs[0] + 1
+    late_result = world.run(late)
     assert world.scheduler.update(plan, result) == [], "the row has a new life, and the result is of the old one"
-    assert following_.num_computed == 0
-    world.scheduler.update(late, world.run(late))
+    assert gone.finish_reason == "abort" and gone.tokens == [1, 2] and following_.tokens == [7, 8, 9]
+    assert world.scheduler.update(late, late_result) == [following_]
     world.drain()
     assert following_.tokens == continuation([7, 8, 9], 2)
 

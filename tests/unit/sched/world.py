@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,8 +68,14 @@ class Device:
     cache: dict[Place, object] = field(default_factory=dict)
     bad_positions: set[int] = field(default_factory=set)  # lengths at which the logits are no numbers
     fails: bool = False  # the next step
+    zeroed: list[tuple[int, int]] = field(default_factory=list)  # group, block
 
     def run(self, plan: SchedulerOutput, scopes: dict[int, tuple[object, int]]) -> StepOutput:
+        for group, blocks in plan.zero_blocks:
+            for block in blocks:
+                self.zeroed.append((group, block))
+                for offset in range(self.block_size):
+                    self.cache.pop((group, block, offset), None)
         self.write_rows(plan, scopes)
         entries = list(zip(plan.rows.tolist(), plan.num_new.tolist(), strict=True))
         for row, num_new in entries:
@@ -76,6 +83,8 @@ class Device:
             start, stop = mine.num_computed, mine.num_computed + num_new
             assert num_new >= 1 and stop <= len(mine.tokens), "a step computes known tokens"
             for position in range(start, stop):
+                if mine.tokens[position] < 0:
+                    continue  # inert
                 for group in range(len(self.windows)):
                     place = self.place(mine, group, position)
                     assert place[1] > 0, "keys and values are written to a block of the sequence's own"
@@ -92,7 +101,8 @@ class Device:
             mine.num_computed += num_new
             stop = mine.num_computed
             assert draws <= num_logits <= num_new and (not draws or stop == len(mine.tokens))
-            numbers = self.attend(mine, stop - num_new, stop)
+            inert = min(mine.tokens) < 0
+            numbers = inert or self.attend(mine, stop - num_new, stop)  # an inert row draws something: nobody wants it
             for rank in range(num_logits):
                 position = stop - num_logits + rank
                 drawn = draws and rank == num_logits - 1
@@ -153,6 +163,7 @@ class World:
         budget: Budget | None = None,
         groups: tuple[CacheGroup, ...] = (FULL,),
         policy: str = "fcfs",
+        steps_in_flight: int = 0,
     ) -> None:
         self.budget = budget or Budget(num_tokens=8, num_seqs=3, num_logits=6)
         self.kv = KVCacheManager(KVPlan(groups, block_size, num_blocks))
@@ -160,6 +171,9 @@ class World:
         self.device = Device(block_size, self.budget.num_seqs, [group.window for group in groups])
         self.num_blocks, self.steps, self.count = num_blocks, 0, 0
         self.broken: dict[str, int] = {}
+        self.steps_in_flight = steps_in_flight
+        self.flights: deque[tuple[SchedulerOutput, StepOutput]] = deque()
+        self.num_overlapped = 0  # steps submitted while another was in flight
 
     def add(
         self, prompt: list[int], max_tokens: int, *, priority: int = 0, salt: str | None = None, **sampling: Any
@@ -201,23 +215,34 @@ class World:
         return self.device.run(plan, scopes)
 
     def step(self) -> list[Sequence]:
+        """As the engine does it: submit the next step, then settle the one before."""
         plan = self.plan()
-        if plan is None:
-            return []
-        self.steps += 1
-        try:
-            changed = self.scheduler.update(plan, self.run(plan))
-        except DeviceFailure:
-            self.scheduler.fail(plan)
-            changed = []
-        self.scheduler.check()
+        if plan is not None:
+            self.steps += 1
+            self.num_overlapped += bool(self.flights)
+            try:
+                self.flights.append((plan, self.run(plan)))
+            except DeviceFailure:
+                self.flights.clear()
+                self.scheduler.fail()
+                self.scheduler.check()
+                return []
+        if self.scheduler.must_settle:
+            return self.settle(0)
+        return self.settle(len(self.flights) - 1 if plan is None else self.steps_in_flight)
+
+    def settle(self, num_left: int = 0) -> list[Sequence]:
+        changed = []
+        while len(self.flights) > max(0, num_left):
+            changed += self.scheduler.update(*self.flights.popleft())
+            self.scheduler.check()
         return changed
 
     def drain(self, limit: int = 3000) -> None:
         end = self.steps + limit
-        while self.scheduler.has_work:
-            before = self.steps
+        while self.scheduler.has_work or self.flights:
+            before = self.steps, len(self.flights)
             self.step()
-            assert self.steps > before, "there is work and nothing is scheduled"
+            assert before != (self.steps, len(self.flights)), "there is work and nothing is scheduled"
             assert self.steps < end, "it never ends"
         assert self.kv.num_free == self.num_blocks and self.scheduler.schedule() is None

@@ -14,7 +14,8 @@ from aphrodite.errors import UsageError
 from aphrodite.ops.table import COMPOSITES, OPS
 from aphrodite.program.explain import SiteReport, count_torch_forms, explain
 from aphrodite.program.planner import Plan
-from aphrodite.sampling.program import Variant, record, record_updates
+from aphrodite.runner.programs import record_updates, record_zeroing
+from aphrodite.sampling.program import Variant, record
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,9 +44,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def all_plans(blueprint: Blueprint) -> list[Plan]:
-    """The plans of all Programs: forward, the fullest sampling one, row updates."""
+    """The plans of all Programs: forward, the fullest sampling one, row updates, the zeroing of blocks."""
     sampling = record(Variant.fullest(), vocab_size=blueprint.spec.vocab_size, dtype=blueprint.dtype)
-    return [blueprint.forward, *(blueprint.planner.plan(program) for program in (sampling, record_updates()))]
+    others = (sampling, record_updates(), record_zeroing(blueprint.decoder.kv_refs))
+    return [blueprint.forward, *(blueprint.planner.plan(program) for program in others)]
 
 
 def _wanted(report: SiteReport, op: str | None) -> bool:

@@ -1,22 +1,43 @@
-"""The synchronous engine: add, abort, step. One thread, no sockets, no text."""
+"""The engine: add, abort, step. One thread at a time, no sockets, no text."""
 
 from __future__ import annotations
 
+import logging
+from collections import deque
+
 from aphrodite.sched.scheduler import Scheduler
 from aphrodite.types.request import Request, Sequence
-from aphrodite.types.step import Runner
+from aphrodite.types.step import Pending, Runner, SchedulerOutput
+
+_LOG = logging.getLogger("aphrodite")
+_MOST_FAILURES = 2  # in a row: what fails twice will fail again
 
 
 class Engine:
-    """Drives a runner by a scheduler's plans."""
+    """Drives a runner by a scheduler's plans.
 
-    def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
+    steps_in_flight  steps that run while the next is scheduled; 0: each step's results are waited for
+
+        host     plan 1 | plan 2 | settle 1, plan 3 | settle 2, plan 4 | ...
+        device            step 1 | step 2           | step 3           | ...
+    """
+
+    def __init__(self, scheduler: Scheduler, runner: Runner, steps_in_flight: int = 0) -> None:
         self._scheduler = scheduler
         self._runner = runner
+        self._steps_in_flight = steps_in_flight
+        self._flights: deque[tuple[SchedulerOutput, Pending]] = deque()
+        self._num_failures = 0  # since the last step that went well
 
     @property
     def has_work(self) -> bool:
-        return self._scheduler.has_work
+        """Whether `step` has something to do; true until the last step in flight is settled."""
+        return self._scheduler.has_work or bool(self._flights)
+
+    @property
+    def num_in_flight(self) -> int:
+        """Steps submitted and not settled."""
+        return len(self._flights)
 
     def add(self, request: Request) -> Sequence:
         """Queue a request; the sequence that comes back is read-only for the caller."""
@@ -27,18 +48,49 @@ class Engine:
         self._scheduler.abort(request_id)
 
     def step(self) -> list[Sequence]:
-        """Schedule, execute, update. Returns the sequences that changed. If the device fails, the error is raised and
-        the step's sequences wait to start over: abort them, or step again."""
-        plan = self._scheduler.schedule()
-        if plan is None:
-            return []
+        """Schedule and submit a step, settle the one before. Returns the sequences that have got something.
+
+        A step that fails is taken back, with all that were submitted after it, and its sequences start over from the
+        tokens that the host has. The second failure in a row is raised: abort the sequences, or step again.
+        """
         try:
-            step = self._runner.submit(plan)
-            result = self._runner.sample(step).result()
+            return self._step()
+        except Exception as error:
+            self._recover()
+            self._num_failures += 1
+            if self._num_failures >= _MOST_FAILURES:
+                self._num_failures = 0
+                raise
+            _LOG.warning("a step failed and is run again: %s: %s", type(error).__name__, error)
+            return []
         except BaseException:
-            self._scheduler.fail(plan)
+            self._recover()
             raise
-        return self._scheduler.update(plan, result)
+
+    def _step(self) -> list[Sequence]:
+        plan = self._scheduler.schedule()
+        if plan is not None:
+            self._flights.append((plan, self._runner.sample(self._runner.submit(plan))))
+        if plan is None or self._scheduler.must_settle:
+            return self._settle(0 if self._scheduler.must_settle else len(self._flights) - 1)
+        return self._settle(self._steps_in_flight)
+
+    def _settle(self, num_left: int) -> list[Sequence]:
+        """Wait for the oldest steps until so many are in flight."""
+        changed: dict[int, Sequence] = {}
+        while len(self._flights) > max(0, num_left):
+            plan, pending = self._flights[0]
+            result = pending.result()
+            self._flights.popleft()
+            self._num_failures = 0
+            changed.update((id(seq), seq) for seq in self._scheduler.update(plan, result))
+        return list(changed.values())
+
+    def _recover(self) -> None:
+        """Drain the device, forget what is in flight, let its sequences start over."""
+        self._flights.clear()
+        self._scheduler.fail()
+        self._runner.recover()
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached blocks: nothing computed so far is used for requests to come."""
@@ -50,6 +102,7 @@ class Engine:
 
     def close(self) -> None:
         """Let go of the device, the sequences and the blocks' books. The engine cannot be used afterwards."""
+        self._flights.clear()
         try:
             self._runner.close()
         finally:

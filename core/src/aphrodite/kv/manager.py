@@ -10,6 +10,7 @@ from aphrodite.kv.pool import BlockPool
 from aphrodite.kv.prefix import HashChain
 from aphrodite.kv.spec import KVPlan
 from aphrodite.types.request import Sequence
+from aphrodite.types.step import ZeroBlocks
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class KVCacheManager:
         self._windows = [group.window for group in plan.groups]
         self._sliding = [(number, window) for number, window in enumerate(self._windows) if window is not None]
         self._chain = HashChain(plan.block_size, key)
+        self._tainted: list[set[int]] = [set() for _ in plan.groups]  # held, and what they hold is no number
+        self._dirty: list[set[int]] = [set() for _ in plan.groups]  # tainted and given back since the last step
 
     # ---- room ---------------------------------------------------------------------------------------------------
 
@@ -97,17 +100,25 @@ class KVCacheManager:
             while start and table[start - 1]:
                 start -= 1
             if start < end:
-                self._pools[group].give_back(table[start:end])
+                self._give_back(group, table[start:end])
                 table[start:end] = [0] * (end - start)
                 changes.append(Change(group, start, table[start:end]))
         return changes
 
     def free(self, seq: Sequence) -> None:
         """Give back all of a sequence's blocks, tail first: heads of prompts are the likeliest to be met again."""
-        for pool, table in zip(self._pools, seq.blocks, strict=True):
-            pool.give_back(block for block in reversed(table) if block)
+        for group, table in enumerate(seq.blocks):
+            self._give_back(group, [block for block in reversed(table) if block])
             table.clear()
         seq.num_published = seq.num_adopted = 0
+
+    def _give_back(self, group: int, blocks: list[int]) -> None:
+        pool, tainted = self._pools[group], self._tainted[group]
+        pool.give_back(blocks)
+        if tainted:
+            idle = {block for block in tainted.intersection(blocks) if pool.count_free((block,))}
+            tainted -= idle
+            self._dirty[group] |= idle
 
     @property
     def num_free(self) -> int:
@@ -164,10 +175,24 @@ class KVCacheManager:
         for change in blocks:
             self._pools[change.group].unpublish(change.blocks)
 
-    def unpublish_blocks_of(self, seq: Sequence) -> None:
-        """Let no block of a sequence's tokens be found: its own, adopted ones, those it gave back behind a window."""
-        for pool in self._pools:
+    def taint(self, seq: Sequence) -> None:
+        """What the sequence computed is no number. Let no block of its tokens be found: its own, adopted ones, those it
+        gave back behind a window. Those that it holds are to be zeroed once nobody does."""
+        for group, pool in enumerate(self._pools):
             pool.unpublish(pool.find_each(seq.digests))
+            self._tainted[group].update(block for block in seq.blocks[group] if block)
+
+    @property
+    def dirty(self) -> tuple[ZeroBlocks, ...]:
+        """Tainted blocks that were given back: the next step zeroes them before anything else."""
+        if not any(self._dirty):
+            return ()
+        return tuple(ZeroBlocks(group, tuple(sorted(dirty))) for group, dirty in enumerate(self._dirty) if dirty)
+
+    def clean(self) -> None:
+        """The step that zeroes them is on its way."""
+        for dirty in self._dirty:
+            dirty.clear()
 
     def reset(self) -> None:
         """Forget all that is cached. Running sequences keep their blocks; nothing computed so far is found again."""

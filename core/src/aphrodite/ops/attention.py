@@ -53,6 +53,23 @@ def kv_write(cache: KVView, k: torch.Tensor, v: torch.Tensor, slots: torch.Tenso
     values[block, offset] = v.to(values.dtype)
 
 
+def _zero_examples(dtype: str, seed: int) -> Iterator[Example]:
+    g = generator(seed)
+    kind = torch_dtype(dtype)
+    for layout, size, blocks in ((NHD, 4, []), (NHD, 16, [3]), (HND, 5, [1, 4, -1, 2])):
+        cache = make_cache(layout, 5, size, 2, 8, torch.randn(10 * size * 2 * 8, generator=g).to(kind))
+        yield Example(f"{layout.name} {blocks}", {"cache": cache, "blocks": torch.tensor(blocks, dtype=torch.int32)})
+
+
+@op("zero_blocks@1", "cache[Hk,D,Dv] KVView X!, blocks[U] i32", examples=_zero_examples)
+def zero_blocks(cache: KVView, blocks: torch.Tensor) -> None:
+    """Zero all that these blocks hold; -1 stands for block 0. Blocks that held NaN are zeroed before they are used
+    again: attention does not read what a sequence has not written, and does not have to be trusted in that."""
+    block = blocks.clamp(min=0).long()
+    for storage in cache.canonical():
+        storage[block] = 0
+
+
 @op("attn_plan@1", "meta[P] i32!, seq_lens[S] i32, cu_q[S+1] i32")
 def attn_plan(meta: torch.Tensor, seq_lens: torch.Tensor, cu_q: torch.Tensor) -> None:
     """Lay out a step's attention work on the device, once for all layers of a cache group.

@@ -138,7 +138,8 @@ class Device(Protocol):
     def event(self) -> Event: ...
 
     def synchronize(self) -> None:
-        """Wait for all work of this engine."""
+        """Wait for all work of this engine. DeviceError if some has failed that no call of this has told of; having
+        told of it, a device that is sound takes work again. One that is lost raises at every call."""
         ...
 
     def memory(self) -> MemoryInfo: ...

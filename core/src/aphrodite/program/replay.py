@@ -75,6 +75,13 @@ class BoundProgram:
         except Exception as error:
             raise self._failure(bucket, run, error) from error
 
+    def restore(self) -> None:
+        """Zero again what kernels leave zeroed: one that failed may not have. Nothing of the Program runs."""
+        if self._zeroed is not None:
+            zeros = self._platform.memory.host(self._zeroed.shape, "u8").zero_()
+            self._platform.memory.upload(self._zeroed, zeros, self._stream)
+            self._platform.device.synchronize()  # until then `zeros` must live
+
     def _failure(self, bucket: Dims, run: Run, error: Exception) -> DeviceError:
         """The error of a step, with the kernel and the place that raised it."""
         pieces = self.plan.at(bucket)

@@ -15,6 +15,7 @@ from aphrodite.ops.kernel import Dims
 from aphrodite.platform.spi import Event, Limits, Platform, Stream
 from aphrodite.program.replay import BoundProgram
 from aphrodite.runner.graphs import GraphReplay
+from aphrodite.runner.programs import Programs
 from aphrodite.runner.rows import RowTable
 from aphrodite.runner.staging import Ring
 from aphrodite.sampling.program import Variant
@@ -32,15 +33,6 @@ class Step:
     plan: SchedulerOutput
     dims: Dims
     num_logits: int
-
-
-@dataclass(frozen=True)
-class Programs:
-    """A runner's Programs, bound. sampling makes a variant when it is first asked for."""
-
-    forward: BoundProgram
-    updates: BoundProgram
-    sampling: Callable[[Variant], BoundProgram]
 
 
 class ModelRunner:
@@ -80,7 +72,9 @@ class ModelRunner:
 
     def submit(self, plan: SchedulerOutput) -> Step:
         """Upload the differences and start the forward pass. Returns at once on devices that run behind."""
-        self._write_rows(*self._rows.updates(plan.new_rows, plan.new_blocks))
+        for group, blocks in plan.zero_blocks:
+            self._write(self._programs.zeroing[group], np.array(blocks, np.int32))
+        self._write(self._programs.updates, *self._rows.updates(plan.new_rows, plan.new_blocks))
         num_seqs = len(plan.rows)
         staged, event = self._plans.take()
         host = staged.numpy()
@@ -117,6 +111,19 @@ class ModelRunner:
         event.record(self._stream)
         return PendingResults(arrays, event, self._vocab_size)
 
+    def recover(self) -> None:
+        """After a failure: wait until nothing of the steps submitted so far runs any more, and forget them. What was
+        left half done is made good: rows are written whole by the plans to come, zeroed workspace is zeroed again.
+        DeviceError if the device is lost."""
+        try:
+            self._platform.device.synchronize()
+        except Exception:  # the failure itself, told once; the device may be sound
+            self._platform.device.synchronize()
+        for ring in (self._plans, self._edits, self._results):
+            ring.forget()
+        for program in self._programs:
+            program.restore()
+
     def close(self) -> None:
         """Wait for the device and let go of it and of all its memory."""
         try:
@@ -125,17 +132,17 @@ class ModelRunner:
             self._platform.device.close()
             del self._programs, self._graphs, self._plan, self._updates, self._plans, self._edits, self._results
 
-    def _write_rows(self, index: Int32, values: Int32) -> None:
-        """Write differences into the row state, in as many uploads as the staging buffer needs."""
-        for start in range(0, len(index), self._edits_size):
+    def _write(self, program: BoundProgram, *columns: Int32) -> None:
+        """Run a Program over columns of i32 (index, values), in as many uploads as the staging buffer needs."""
+        for start in range(0, len(columns[0]), self._edits_size):
             staged, event = self._edits.take()
-            count = min(self._edits_size, len(index) - start)
+            count = min(self._edits_size, len(columns[0]) - start)
             host = staged.numpy()
-            host[0, :count] = index[start : start + count]
-            host[1, :count] = values[start : start + count]
+            for line, column in enumerate(columns):
+                host[line, :count] = column[start : start + count]
             self._platform.memory.upload(self._updates, staged, self._stream)
             event.record(self._stream)
-            self._programs.updates.replay(Dims(U=count))
+            program.replay(Dims(U=count))
 
 
 @dataclass(frozen=True)

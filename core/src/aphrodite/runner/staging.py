@@ -34,3 +34,8 @@ class Ring(Generic[Slot]):
             entry.event.wait()
         entry.used = True
         return entry.slot, entry.event
+
+    def forget(self) -> None:
+        """No slot is in use: the device has been waited for."""
+        for entry in self._entries:
+            entry.used = False

@@ -107,12 +107,3 @@ def record(variant: Variant, *, vocab_size: int, dtype: str) -> Program:
             chosen=ids,
         )
     return t.finish()
-
-
-def record_updates() -> Program:
-    """A Program of one call: the host's differences written into the row state."""
-    t = Tracer("updates")
-    updates = Extent("U")
-    index, values = t.external("index", (updates,), "i32"), t.external("values", (updates,), "i32")
-    t.call(row_ops.write_rows, "updates.rows", rows=RowsRef(), index=index, values=values)
-    return t.finish()

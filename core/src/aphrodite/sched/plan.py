@@ -9,7 +9,7 @@ import numpy as np
 from aphrodite.kv.manager import Change
 from aphrodite.sched.rows import Bool, Members, Rows
 from aphrodite.types.request import Sequence
-from aphrodite.types.step import NewBlocks, NewRow, SchedulerOutput
+from aphrodite.types.step import NewBlocks, NewRow, SchedulerOutput, ZeroBlocks
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ class StepPlan:
     def add_blocks(self, seq: Sequence, changes: list[Change]) -> None:
         self._new_blocks += [NewBlocks(seq.row, c.group, c.start, tuple(c.blocks)) for c in changes]
 
-    def output(self, decodes: Bool) -> SchedulerOutput | None:
+    def output(self, decodes: Bool, zero_blocks: tuple[ZeroBlocks, ...] = ()) -> SchedulerOutput | None:
         """The step of these chunks and of the rows in `decodes`; None if that is nothing. Sequences that share a
         prefix stand together."""
         rows, members = self._rows, self._rows.members
         if not self._chunks and len(members.rows) == np.count_nonzero(decodes) > 0:
-            return self._steady(members)
+            return self._steady(members, zero_blocks)
         num_new = num_logits = draws = decodes.astype(np.int32)
         num_logprobs = -1
         if self._chunks:
@@ -119,10 +119,11 @@ class StepPlan:
             draws=draws,
             max_k=int((rows.computed[order] + num_new).max()),
             num_logprobs=num_logprobs,
+            zero_blocks=zero_blocks,
             **rows.stages_of(drawing),
         )
 
-    def _steady(self, members: Members) -> SchedulerOutput:
+    def _steady(self, members: Members, zero_blocks: tuple[ZeroBlocks, ...]) -> SchedulerOutput:
         """Everybody decodes."""
         ones, max_k = members.ones, int(self._rows.computed[members.rows].max()) + 1
         return SchedulerOutput(
@@ -135,5 +136,6 @@ class StepPlan:
             draws=ones,
             max_k=max_k,
             num_logprobs=members.num_logprobs,
+            zero_blocks=zero_blocks,
             **members.stages,
         )

@@ -33,11 +33,20 @@ class Members:
 class Rows:
     """A row is free or has a sequence. Arrays are [num_rows] and say nothing of free rows but their epoch.
 
+    Steps may be in flight: what they compute and draw is counted when they are scheduled.
+
+        tokens   [ settled: the host has them | drawn by steps in flight ]
+                 0           ...              ^ settled                  ^ known
+
     epochs    bumped when a row's sequence leaves
-    computed  tokens computed, known: tokens known, limit: tokens at which the sequence ends
+    settled   tokens that the host has
+    known     tokens there will be once all steps in flight are settled
+    computed  tokens computed once they are
+    limit     tokens at which the sequence ends: known never passes it
     room      tokens that its blocks hold
-    decoding  it has exactly one token to compute, the one drawn last: nothing about it needs Python until it stops or
-              its blocks are full, and only then is Sequence.num_computed brought up to `computed`
+    decoding  the next step computes exactly one token, the one drawn last, whose value the device alone needs: nothing
+              about it needs Python until it stops or its blocks are full, and only then is Sequence.num_computed
+              brought up to `computed`
     logprobs  log-probabilities it wants of drawn tokens, -1 for none
     stages    [num_rows, 4]: which of STAGES its draws need
     """
@@ -45,7 +54,8 @@ class Rows:
     def __init__(self, num_rows: int) -> None:
         self.seqs: list[Sequence | None] = [None] * num_rows
         self.stops = StopIds()
-        self.epochs, self.computed, self.known, self.limit, self.room, self.logprobs = np.zeros((6, num_rows), np.int32)
+        self.epochs, self.settled, self.known, self.computed = np.zeros((4, num_rows), np.int32)
+        self.limit, self.room, self.logprobs = np.zeros((3, num_rows), np.int32)
         self.decoding = np.zeros(num_rows, np.bool_)
         self.stages = np.zeros((num_rows, len(STAGES)), np.bool_)
         self._free = list(range(num_rows - 1, -1, -1))
@@ -80,7 +90,7 @@ class Rows:
         sampling = seq.request.sampling
         seq.row, seq.epoch, seq.status = row, int(self.epochs[row]), Status.RUNNING
         self.seqs[row] = seq
-        self.computed[row], self.known[row] = seq.num_computed, len(seq.tokens)
+        self.computed[row], self.known[row], self.settled[row] = seq.num_computed, len(seq.tokens), len(seq.tokens)
         self.limit[row], self.room[row] = seq.request.max_total_tokens, room
         shaping = seq.request.shaping
         self.stages[row] = sampling.temperature > 0, shaping.truncates, shaping.edits, shaping.penalises
@@ -105,10 +115,12 @@ class Rows:
         del self._by_prefix[place], self._prefixes[place]
         self._members = None
 
-    def settle(self, seq: Sequence) -> None:
-        """Bring a row's arrays up to its sequence."""
-        self.computed[seq.row], self.known[seq.row] = seq.num_computed, len(seq.tokens)
-        self.decoding[seq.row] = seq.num_pending == 1 and not seq.wants_prompt_logprobs
+    def schedule(self, numbers: Int32, num_new: Int32, draws: Int32) -> None:
+        """Count a step in that computes so many new tokens of these rows and draws from the last, where draws is 1.
+        Who draws its last token is not scheduled again."""
+        self.computed[numbers] += num_new
+        self.known[numbers] = known = self.known[numbers] + draws
+        self.decoding[numbers] = (draws > 0) & (known < self.limit[numbers])
 
     def at(self, row: int) -> Sequence:
         """The sequence of a row that has one."""
@@ -120,7 +132,7 @@ class Rows:
         """The sequences of rows that have one."""
         return [seq for seq in map(self.seqs.__getitem__, rows) if seq is not None]
 
-    def check(self, running: list[Sequence], block_size: int) -> None:
+    def check(self, running: list[Sequence], block_size: int, num_in_flight: int) -> None:
         """AssertionError unless rows, arrays and sequences agree."""
         rows = {seq.row for seq in running}
         assert len(rows) == len(running) and rows == set(self._by_prefix), "rows and sequences disagree"
@@ -128,8 +140,9 @@ class Rows:
         for seq in running:
             row = seq.row
             assert self.seqs[row] is seq and seq.epoch == self.epochs[row]
-            assert self.known[row] == len(seq.tokens)
-            assert 0 <= self.computed[row] - seq.num_computed < (block_size if self.decoding[row] else 1)
-            assert self.room[row] == len(seq.blocks[0]) * block_size >= seq.num_computed
+            assert self.settled[row] == len(seq.tokens) <= self.known[row] <= self.limit[row]
+            assert self.known[row] - self.settled[row] <= num_in_flight, "a token is drawn by a step"
+            assert 0 <= self.computed[row] - seq.num_computed <= block_size
+            assert self.room[row] == len(seq.blocks[0]) * block_size >= self.computed[row]
             assert not self.decoding[row] or self.known[row] - self.computed[row] == 1
         assert np.count_nonzero(self.decoding) <= len(running)

@@ -5,11 +5,16 @@ and a resumed sequence are the same case: compute the next tokens until none is 
 
     tokens   [ computed | scheduled now | still pending ]
 
+Several steps may be scheduled before the first of them is settled (`update`, in their order). What a step computes, and
+that it draws a token, is counted when it is scheduled; which token that was is known when it is settled. So a length is
+never overrun, and an end token by as many slots as there are steps in flight: their results belong to an old epoch.
+
 Decoding sequences are handled as arrays by row; Python touches those that start, stop or need another block.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,7 +22,7 @@ import numpy.typing as npt
 
 from aphrodite.errors import CapacityError
 from aphrodite.kv.manager import Change, KVCacheManager
-from aphrodite.sched.plan import Budget, StepPlan
+from aphrodite.sched.plan import Budget, Chunk, StepPlan
 from aphrodite.sched.policy import Queue
 from aphrodite.sched.rows import Bool, Rows
 from aphrodite.sched.settle import finish_reason, keep_logprobs
@@ -28,8 +33,12 @@ __all__ = ["Budget", "Scheduler"]
 
 
 class Scheduler:
-    """Owns all sequences. `schedule` says what the next step computes, `update` settles its results, `fail` takes a
-    step back."""
+    """Owns all sequences. `schedule` says what the next step computes, `update` settles its results, `fail` takes all
+    steps in flight back.
+
+    must_settle  the last plan left somebody out for want of blocks. Nobody is preempted while a step is in flight: what
+                 it draws would be lost, and may end somebody and free blocks. Settle all steps, then schedule
+    """
 
     def __init__(self, kv: KVCacheManager, budget: Budget, policy: str = "fcfs") -> None:
         assert budget.num_logits >= 1 and budget.num_tokens >= 1 and budget.num_seqs >= 1
@@ -41,7 +50,9 @@ class Scheduler:
         self._partial: set[int] = set()  # rows of running sequences that do not decode yet
         self._by_id: dict[str, Sequence] = {}
         self._num_arrived = 0
-        self._fresh: list[Change] = []  # blocks published by the last plan, before their step has run
+        self._fresh: list[Change] = []  # blocks published by the plan in the making, before their step has run
+        self._in_flight: deque[list[Change]] = deque()  # those of each plan that is not settled yet
+        self.must_settle = False
 
     @property
     def has_work(self) -> bool:
@@ -72,17 +83,22 @@ class Scheduler:
     # ---- plan ---------------------------------------------------------------------------------------------------
 
     def schedule(self) -> SchedulerOutput | None:
-        """The next step, or None when nothing is pending. Running sequences go before waiting ones; when blocks run
-        out, the last running sequence is preempted and computes its tokens again later."""
-        self._fresh = []
+        """The next step, or None when nothing can be scheduled. Running sequences go before waiting ones; when blocks
+        run out, the last running sequence is preempted and computes its tokens again later."""
+        self._fresh, self.must_settle = [], False
         self._make_way()
         plan = StepPlan(self.budget, self._rows)
         num_running = len(self._running)
         decodes = self._choose_decodes(plan)
         self._continue(plan, decodes)
-        if len(self._running) == num_running:  # after a preemption nobody is admitted in the same step
+        if len(self._running) == num_running and not self.must_settle:  # who went without goes before who waits
             self._admit(plan)
-        return plan.output(decodes & self._rows.decoding)
+        step = plan.output(decodes & self._rows.decoding, self.kv.dirty)
+        if step is not None:
+            self._rows.schedule(step.rows, step.num_new, step.draws)
+            self._in_flight.append(self._fresh)
+            self.kv.clean()
+        return step
 
     def _make_way(self) -> None:
         """Preempt sequences of a lower priority for the first in the queue, if it has no row or no blocks."""
@@ -93,6 +109,9 @@ class Scheduler:
             match = self.kv.match(head)
             num_tokens = min(len(head.tokens), match.num_tokens + self.budget.num_tokens)
             if self._rows.num_free and self.kv.has_room(head, num_tokens, match):
+                return
+            if self._in_flight:
+                self.must_settle = True
                 return
             self._preempt(victim)
 
@@ -118,16 +137,19 @@ class Scheduler:
             if seq.status is not Status.RUNNING:
                 continue  # preempted for an earlier one, further up in this loop
             if seq.row not in self._partial:
-                self._make_room(seq, len(seq.tokens), plan)
+                row, seq.num_computed = seq.row, int(rows.computed[seq.row])
+                decodes[row] = self._make_room(seq, seq.num_computed + 1, plan)
                 continue
             chunk = plan.chunk(seq, seq.num_computed)
             if chunk is not None and self._make_room(seq, seq.num_computed + chunk.num_new, plan):
-                plan.add_chunk(seq, chunk)
-                self._fresh += self.kv.publish(seq, seq.num_computed + chunk.num_new)
+                self._add_chunk(seq, chunk, plan)
 
     def _make_room(self, seq: Sequence, num_tokens: int, plan: StepPlan) -> bool:
         """Reserve blocks for a running sequence, preempting later ones if need be; False if it was itself the last and
-        had to go. Whoever is in the plan already goes before it, and is safe."""
+        had to go, or if nobody may go now. Whoever is in the plan already goes before it, and is safe."""
+        if self._in_flight and (self.must_settle or not self.kv.has_room(seq, num_tokens)):
+            self.must_settle = True  # those behind it take no blocks either
+            return False
         plan.add_blocks(seq, self.kv.advance(seq))
         while (changes := self.kv.reserve(seq, num_tokens)) is None:
             victim = self._running.last
@@ -138,10 +160,17 @@ class Scheduler:
         self._rows.room[seq.row] = len(seq.blocks[0]) * self.kv.block_size
         return True
 
+    def _add_chunk(self, seq: Sequence, chunk: Chunk, plan: StepPlan) -> None:
+        """Put known tokens of a sequence into the step. They are published at once: each layer writes all keys and
+        values before it reads any, so that those who come after it in the same step can adopt its blocks."""
+        plan.add_chunk(seq, chunk)
+        seq.num_computed += chunk.num_new
+        self._fresh += self.kv.publish(seq, seq.num_computed)
+        if chunk.draws:
+            self._partial.discard(seq.row)
+
     def _admit(self, plan: StepPlan) -> None:
-        """Start waiting sequences while there are rows, budget and blocks. What a sequence computes in this step is
-        published at once: each layer writes all keys and values before it reads any, so that those who come after it
-        in the same step can adopt its blocks."""
+        """Start waiting sequences while there are rows, budget and blocks."""
         while self._waiting and self._rows.num_free and plan.num_decodes_left:
             seq = self._waiting.first
             match = self.kv.match(seq)
@@ -160,8 +189,7 @@ class Scheduler:
             self._partial.add(seq.row)
             plan.add_row(seq)
             plan.add_blocks(seq, changes)
-            plan.add_chunk(seq, chunk)
-            self._fresh += self.kv.publish(seq, seq.num_computed + chunk.num_new)
+            self._add_chunk(seq, chunk, plan)
 
     def _preempt(self, seq: Sequence) -> None:
         """Take a sequence off the device; it goes back to its place in the queue and starts from its first token."""
@@ -183,15 +211,17 @@ class Scheduler:
     # ---- settle -------------------------------------------------------------------------------------------------
 
     def update(self, plan: SchedulerOutput, result: StepOutput) -> list[Sequence]:
-        """Settle a step: count computed tokens, append drawn ones, publish blocks that they have filled, finish what
-        has ended. Returns the sequences that changed; results of an old epoch are dropped."""
+        """Settle the oldest step in flight: append drawn tokens, publish blocks that they have filled, finish what has
+        ended. Returns the sequences that have got something; results of an old epoch are dropped."""
+        self._in_flight.popleft()
         rows, members = self._rows, self._rows.members
         if plan.num_new is members.ones and members.num_logprobs < 0 and result.tokens.min() >= 0:
             return self._append_all(members.rows, result.tokens, members.seqs)  # all decode, nobody has left since
         ends = np.cumsum(plan.num_logits)
         drawn = result.tokens[ends - 1] if len(result.tokens) else np.full(len(ends), -1)
-        alive = rows.epochs[plan.rows] == plan.epochs
-        plain = alive & rows.decoding[plan.rows] & (rows.logprobs[plan.rows] < 0) & (drawn >= 0)
+        alive = (rows.epochs[plan.rows] == plan.epochs) & (plan.num_logits > 0)
+        only_draws = (plan.num_logits == 1) & (plan.draws > 0) & (rows.logprobs[plan.rows] < 0)
+        plain = alive & only_draws & (drawn >= 0)
         numbers = plan.rows[plain]
         changed = self._append_all(numbers, drawn[plain], rows.at_all(numbers.tolist()))
         bad = []
@@ -200,38 +230,28 @@ class Scheduler:
             end = int(ends[index])
             start = end - int(plan.num_logits[index])
             changed.append(seq)
-            seq.num_computed = int(rows.computed[seq.row] + plan.num_new[index])
             if (result.tokens[start:end] < 0).any():
                 bad.append(seq)
                 continue
             draws = bool(plan.draws[index])
             keep_logprobs(seq, result.logprobs, start, end, draws)
             if draws:
-                seq.tokens.append(int(result.tokens[end - 1]))
-            rows.settle(seq)
-            if rows.decoding[seq.row]:
-                self._partial.discard(seq.row)
-            self.kv.publish(seq, seq.num_computed)
-            if draws:
-                self._finish_if_ended(seq)
+                self._append_all(plan.rows[index : index + 1], result.tokens[end - 1 : end], [seq])
         if bad:
             self._drop(bad)
         return changed
 
     def _append_all(self, numbers: Int32, drawn: npt.NDArray[np.int64], seqs: list[Sequence]) -> list[Sequence]:
-        """One drawn token for each of these decoding rows and their sequences."""
+        """One drawn token for each of these rows and their sequences."""
         rows = self._rows
         for seq, token in zip(seqs, drawn.tolist(), strict=True):
             seq.tokens.append(token)
-        known = rows.known[numbers] + 1
-        rows.known[numbers] = known
-        rows.computed[numbers] = computed = known - 1
-        ended = rows.stops.hits(drawn) | (known >= rows.limit[numbers])
-        full = computed % self.kv.block_size == 0
+        rows.settled[numbers] = settled = rows.settled[numbers] + 1
+        ended = rows.stops.hits(drawn) | (settled >= rows.limit[numbers])
+        full = (settled - 1) % self.kv.block_size == 0
         for index in np.flatnonzero(full | ended).tolist():
             seq = seqs[index]
-            seq.num_computed = num_computed = len(seq.tokens) - 1
-            self.kv.publish(seq, num_computed)
+            self.kv.publish(seq, len(seq.tokens) - 1)  # the last one is computed by the next step
             if ended[index]:
                 self._finish_if_ended(seq)
         return list(seqs)
@@ -242,24 +262,25 @@ class Scheduler:
             self._finish(seq, reason)
 
     def _drop(self, bad: list[Sequence]) -> None:
-        """Sequences whose logits were no numbers. None of their blocks is found any more. Who computed all of its
-        blocks itself fails; who adopted some may be innocent, and computes again without the cache."""
+        """Sequences whose logits were no numbers. None of their blocks is found any more, and what they held is zeroed
+        before it is used again. Who computed all of its blocks itself fails; who adopted some may be innocent, and
+        computes again without the cache."""
         for seq in bad:
-            self.kv.unpublish_blocks_of(seq)
+            self.kv.taint(seq)
             if seq.num_adopted:
                 seq.reads_cache = False
                 self._preempt(seq)
             else:
                 self._finish(seq, "error")
 
-    def fail(self, plan: SchedulerOutput) -> None:
-        """Take a step back that did not run: its blocks are found no more, and its sequences start over."""
-        self.kv.unpublish(self._fresh)
-        self._fresh = []
-        for row, epoch in zip(plan.rows.tolist(), plan.epochs.tolist(), strict=True):
-            seq = self._rows.seqs[row]
-            if seq is not None and seq.epoch == epoch:
-                self._preempt(seq)
+    def fail(self) -> None:
+        """Take all steps in flight back: what they published is found no more, and every running sequence starts over
+        from the tokens that the host has. The device's rows are written anew as they do."""
+        for fresh in self._in_flight:
+            self.kv.unpublish(fresh)
+        self._in_flight.clear()
+        for seq in list(self._running):
+            self._preempt(seq)
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached blocks; running sequences keep theirs."""
@@ -282,10 +303,14 @@ class Scheduler:
         """AssertionError unless blocks, rows and queues agree with one another."""
         running = list(self._running)
         self.kv.check(self.live())
-        self._rows.check(running, self.kv.block_size)
+        self._rows.check(running, self.kv.block_size, len(self._in_flight))
         assert len(self._by_id) == len(self._waiting) + len(running)
         for queue, status in ((self._waiting, Status.WAITING), (self._running, Status.RUNNING)):
             keys = [queue.key(seq) for seq in queue]
             assert keys == sorted(keys, reverse=True) and all(seq.status is status for seq in queue)
-        assert self._partial == {seq.row for seq in running if not self._rows.decoding[seq.row]}
+        rows = self._rows
+        assert self._partial == {seq.row for seq in running if rows.computed[seq.row] < rows.settled[seq.row]} - {
+            seq.row for seq in running if rows.decoding[seq.row]
+        }
+        assert all(rows.at(row).num_computed == rows.computed[row] for row in self._partial)
         assert all(not any(seq.blocks) and seq.num_computed == 0 for seq in self._waiting)

@@ -35,6 +35,13 @@ class NewBlocks(NamedTuple):
     blocks: tuple[int, ...]
 
 
+class ZeroBlocks(NamedTuple):
+    """Blocks of one cache group that hold what is no number: zeroed before the step."""
+
+    group: int
+    blocks: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class SchedulerOutput:
     """One step: who runs, how far. New sequences whole, the others as differences; arrays are by sequence, [S].
@@ -47,6 +54,7 @@ class SchedulerOutput:
     num_logprobs  likeliest tokens reported for every logit row; -1: no log-probabilities at all
     any_random  whether some draw has a temperature above 0
     any_truncated, any_edited, any_penalised  whether some draw's shaping does that
+    zero_blocks  to be zeroed before anything else
     """
 
     new_rows: tuple[NewRow, ...]
@@ -62,6 +70,7 @@ class SchedulerOutput:
     any_truncated: bool = False
     any_edited: bool = False
     any_penalised: bool = False
+    zero_blocks: tuple[ZeroBlocks, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,8 @@ class Pending(Protocol):
 
 
 class Runner(Protocol):
-    """What the engine drives. `submit` answers with whatever `sample` needs to know of the step.
+    """What the engine drives. `submit` answers with whatever `sample` needs to know of the step. Steps run in the order
+    in which they are submitted; the next may be submitted before the result of the last is read.
 
     late  host data that arrives after the forward pass was submitted (grammar masks); there is none yet
     """
@@ -98,5 +108,10 @@ class Runner(Protocol):
     def submit(self, plan: SchedulerOutput) -> Any: ...
 
     def sample(self, step: Any, late: None = None) -> Pending: ...
+
+    def recover(self) -> None:
+        """After a failure: wait until nothing of the steps submitted so far runs any more, and forget them. Rows are
+        written whole by the plans to come. DeviceError if the device is lost."""
+        ...
 
     def close(self) -> None: ...

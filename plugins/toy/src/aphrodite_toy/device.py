@@ -71,9 +71,13 @@ class ToyDevice:
         return ToyEvent(self)
 
     def synchronize(self) -> None:
+        """Wait for everything. A failure is told here once; then the device, on which nothing runs, starts afresh."""
         event = self.event()
         event.record(self.stream())
-        event.wait()
+        try:
+            event.wait()
+        finally:
+            self._failure = None
 
     def memory(self) -> MemoryInfo:
         return host_memory()
