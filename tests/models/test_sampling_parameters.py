@@ -448,5 +448,3 @@ def test_flags_reach_the_draw(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert printed("--logit-bias", "7=100,9=90", "--temperature", "0", "--max-tokens", "2") == [[7, 7]]
     assert printed("--allowed-token-ids", "5", "--max-tokens", "2", "--n", "2") == [[5, 5], [5, 5]]
     assert len(printed("--bad-words", "a", "--bad-words", "b", "--generation-config", "none", "--top-k", "1")[0]) >= 1
-
-

@@ -857,6 +857,5 @@ def test_a_kernel_that_fails_in_a_step_is_the_error_of_that_step(
     monkeypatch.setattr("aphrodite_toy.linear._split_k", explode)
     with pytest.raises(DeviceError, match=r"toy\.linear at \S+ failed on toy: FloatingPointError: boiling"):
         outcome(llm)
-    with pytest.raises(DeviceError, match=r"toy\.linear at \S+ failed"):  # for good
-        llm.close()
+    llm.close()
     assert not device_threads()

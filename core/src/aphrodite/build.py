@@ -39,8 +39,8 @@ from aphrodite.resolve import (
     find_plugins,
     read_model,
 )
-from aphrodite.runner.rows import RowTable
 from aphrodite.runner.programs import Programs, record_updates, record_zeroing
+from aphrodite.runner.rows import RowTable
 from aphrodite.runner.runner import PLAN_INPUTS, ModelRunner
 from aphrodite.sampling.program import Variant, record
 from aphrodite.sched.scheduler import Budget, Scheduler
@@ -257,12 +257,13 @@ class _Assembly:
             self._plan_inputs,
             self._updates,
             bounds,
-            plan.limits,
+            pad=plan.limits.pad,
+            steps_in_flight=plan.sizes.steps_in_flight,
         )
         kv = KVCacheManager(plan.sizes.kv, prefix_caching=plan.config.cache.enable_prefix_caching)
         budget = Budget(bounds.T, bounds.S, bounds.R)
         scheduler = Scheduler(kv, budget, plan.config.scheduler.scheduling_policy)
-        return Engine(scheduler, runner, plan.limits.steps_in_flight)
+        return Engine(scheduler, runner, plan.sizes.steps_in_flight)
 
     def _sampling_program(self, variant: Variant) -> BoundProgram:
         program = record(variant, vocab_size=self._plan.spec.vocab_size, dtype=self._plan.dtype)

@@ -45,6 +45,7 @@ class Sizes:
     kv: KVPlan
     max_model_len: int
     bounds: Dims
+    steps_in_flight: int
 
     @property
     def table_width(self) -> int:
@@ -187,7 +188,11 @@ def choose_sizes(
             raise CapacityError(f"{name} must be at most {_MOST_IN_A_STEP}, got {value}", subject=name)
     num_logits = min(limits.max_logit_rows, max(scheduler.max_num_seqs, num_tokens))
     bounds = Dims(num_tokens, scheduler.max_num_seqs, num_logits, _UPDATES, num_tokens, longest)
-    return Sizes(kv, longest, bounds)
+    in_flight, why = scheduler.steps_in_flight, "asked for"
+    if in_flight is None:
+        in_flight, why = limits.steps_in_flight, "the device's best"
+    reasons.say("steps_in_flight", f"{in_flight}: {why}")
+    return Sizes(kv, longest, bounds, in_flight)
 
 
 def _size_kv(

@@ -13,8 +13,8 @@ from aphrodite.errors import CapacityError
 from aphrodite.ops.kernel import Dims
 from aphrodite.ops.rows import write_rows
 from aphrodite.platform.layout import Rows
-from aphrodite.runner.rows import RowTable
 from aphrodite.runner.programs import Programs, record_updates, record_zeroing
+from aphrodite.runner.rows import RowTable
 from aphrodite.runner.runner import PLAN_INPUTS, ModelRunner
 from aphrodite.runner.staging import Ring
 from aphrodite.sampling.program import record
@@ -196,7 +196,9 @@ def runner(memory: Memory) -> tuple[ModelRunner, Any, dict[str, int]]:
         [bind(record_zeroing([]))],
         lambda variant: bind(record(variant, vocab_size=50, dtype="f32")),
     )
-    made = ModelRunner(platform, memory.stream, programs, memory.table, inputs, edits, bounds, platform.limits)
+    made = ModelRunner(
+        platform, memory.stream, programs, memory.table, inputs, edits, bounds, pad=False, steps_in_flight=0
+    )
     return made, shared, counts
 
 

@@ -15,7 +15,8 @@ SCHEDULING_POLICIES = ("fcfs", "priority")
 
 
 def setting(default: Any, doc: str, **meta: Any) -> Any:
-    """A field with its documentation; meta: choices, metavar, flag (name on the command line), low (least number)."""
+    """A field with its documentation; meta: choices, metavar, flag (name on the command line), low and high
+    (least and greatest number)."""
     meta = {"doc": doc, **meta}
     if isinstance(default, dict):
         return field(default_factory=dict, metadata=meta)
@@ -70,6 +71,12 @@ class SchedulerConfig(Section):
     scheduling_policy: str = setting(
         "fcfs", "Who goes first: fcfs, by arrival; priority, by the request's.", choices=SCHEDULING_POLICIES
     )
+    steps_in_flight: int | None = setting(
+        None,
+        "Steps that run while the next is scheduled; 0 waits for each. Default: the device's best.",
+        low=0,
+        high=4,
+    )
 
 
 @dataclass(frozen=True)
@@ -108,8 +115,9 @@ def _checked(item: Field[Any], value: Any) -> Any:
     if kind == "bool":
         legal, good = "true or false", isinstance(value, bool)
     elif "int" in kind:
-        legal = f"an integer of at least {meta.get('low', 1)}"
-        good = type(value) is int and value >= meta.get("low", 1)
+        low, high = meta.get("low", 1), meta.get("high")
+        legal = f"an integer of at least {low}" if high is None else f"an integer in {low}..{high}"
+        good = type(value) is int and low <= value and (high is None or value <= high)
     elif "choices" in meta:
         legal, good = f"one of {', '.join(meta['choices'])}", value in meta["choices"]
     else:

@@ -56,7 +56,7 @@ class Engine:
         try:
             return self._step()
         except Exception as error:
-            self._recover()
+            self.recover()
             self._num_failures += 1
             if self._num_failures >= _MOST_FAILURES:
                 self._num_failures = 0
@@ -64,7 +64,7 @@ class Engine:
             _LOG.warning("a step failed and is run again: %s: %s", type(error).__name__, error)
             return []
         except BaseException:
-            self._recover()
+            self.recover()
             raise
 
     def _step(self) -> list[Sequence]:
@@ -86,8 +86,9 @@ class Engine:
             changed.update((id(seq), seq) for seq in self._scheduler.update(plan, result))
         return list(changed.values())
 
-    def _recover(self) -> None:
-        """Drain the device, forget what is in flight, let its sequences start over."""
+    def recover(self) -> None:
+        """Wait for the device, forget the steps in flight, and let every running sequence start over: the device's
+        rows are a cache of what the host knows, written anew at any time. DeviceError if the device is lost."""
         self._flights.clear()
         self._scheduler.fail()
         self._runner.recover()

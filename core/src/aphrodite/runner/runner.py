@@ -12,7 +12,7 @@ import torch
 
 from aphrodite.errors import DeviceError
 from aphrodite.ops.kernel import Dims
-from aphrodite.platform.spi import Event, Limits, Platform, Stream
+from aphrodite.platform.spi import Event, Platform, Stream
 from aphrodite.program.replay import BoundProgram
 from aphrodite.runner.graphs import GraphReplay
 from aphrodite.runner.programs import Programs
@@ -51,7 +51,9 @@ class ModelRunner:
         plan: Any,
         updates: Any,
         bounds: Dims,
-        limits: Limits,
+        *,
+        pad: bool,
+        steps_in_flight: int,
     ) -> None:
         self._platform = platform
         self._stream = stream
@@ -60,10 +62,10 @@ class ModelRunner:
         self._plan = plan
         self._updates = updates
         self._edits_size = bounds.U
-        self._pad = limits.pad
-        self._graphs = GraphReplay(platform.graphs if limits.pad else None, stream, bounds)
+        self._pad = pad
+        self._graphs = GraphReplay(platform.graphs if pad else None, stream, bounds)
         self._vocab_size = int(programs.forward.externals["logits"].shape[1])
-        slots = limits.steps_in_flight + 2
+        slots = steps_in_flight + 2
         host = platform.memory.host
         width = 1 + MAX_LOGPROBS
         self._plans = Ring(slots, lambda: host((len(PLAN_INPUTS), bounds.S), "i32"), platform)
