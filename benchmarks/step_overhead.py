@@ -1,10 +1,14 @@
-"""What the host adds to a step: schedule + update, with a runner that returns fresh tokens at once.
+"""What the host adds to a step: schedule + update, with a runner that returns fresh tokens at once; submit + sample.
 
     python benchmarks/step_overhead.py [--steps N] [--out FILE]
 
 Steady decode, by number of sequences: stop ids looked for, lengths counted, blocks reserved and published as they fill,
 outputs handed to a consumer that takes each sequence's new token; detokenising is not in it. Sequences have lengths of
 their own, so that block boundaries are spread over the steps.
+
+submit + sample on the host: the real runner and Programs of a 32-layer model on the core's CPU platform, every kernel
+replaced by an empty function once the engine has run. What is left is staging, uploads, downloads and the replay of some
+300 calls.
 
 The prefix cache: finding a prompt of 32k tokens, and admitting 256 requests that share 2,048 tokens, as ratios to the
 time of bare hashing (the same tokens, packed and hashed block by block, nothing else) in the same run.
@@ -19,6 +23,7 @@ import gc
 import json
 import platform
 import statistics
+import tempfile
 import time
 from array import array
 from collections.abc import Callable
@@ -26,7 +31,11 @@ from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from aphrodite.build import assemble
+from aphrodite.config.engine import CacheConfig, DeviceConfig, EngineConfig, ModelConfig, SchedulerConfig
+from aphrodite.engine.engine import Engine
 from aphrodite.kv.manager import KVCacheManager
 from aphrodite.kv.spec import CacheGroup, KVPlan, LayerKV
 from aphrodite.sched.scheduler import Budget, Scheduler
@@ -37,6 +46,21 @@ from aphrodite.types.step import SchedulerOutput, StepOutput
 SIZE = 16
 GROUP = CacheGroup("full", (LayerKV(8, 128, 128, 2),))
 TARGETS_US = {1: 60.0, 256: 250.0}
+RUNNER_TARGETS_US = {1: 100.0, 256: 250.0}
+NETWORK = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 1024,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e4,
+    "tie_word_embeddings": False,
+}
 MOST_TIMES_HASHING = 2.0
 STOP_IDS = frozenset({151_643, 151_645})
 KEY = b"of the bare hashing, 32 bytes..."
@@ -89,6 +113,52 @@ def steady_us(num_seqs: int, steps: int) -> float:
         if step >= 10:
             times.append(middle - start + end - back)
     sched.check()
+    return min(statistics.fmean(times[first : first + SIZE]) for first in range(0, steps - SIZE, SIZE)) * 1e6
+
+
+def stub(engine: Engine) -> int:
+    """Replace every kernel that is bound so far by an empty function; how many calls a step has."""
+
+    def nothing(dims: object) -> None:
+        pass
+
+    count = 0
+    for program in engine._runner._programs:  # type: ignore[attr-defined]
+        count = max(count, *(len(runs) for runs in program._runs.values()), 0)
+        program._bound = dict.fromkeys(program._bound, nothing)
+        program._runs.clear()
+    return count
+
+
+def runner_us(num_seqs: int, steps: int) -> float:
+    """Microseconds of submit + sample in steady decode, the best window of SIZE steps."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(NETWORK))
+        config = EngineConfig(
+            ModelConfig(folder, dtype="float32", load_format="dummy", max_model_len=2048),
+            CacheConfig(num_blocks=num_seqs * (steps + 128) // SIZE + 2 * num_seqs + 200),
+            SchedulerConfig(max_num_seqs=max(num_seqs, 16)),
+            DeviceConfig("cpu", plugins="none"),
+        )
+        engine = assemble(config).engine
+    for number in range(num_seqs):
+        prompt = tuple(range(20 + number % SIZE))
+        engine.add(request(str(number), prompt, steps + 50))
+    while engine.step() == [] or any(not seq.num_output for seq in engine._scheduler.live()):
+        pass
+    stub(engine)
+    sched, runner, fake, times = engine._scheduler, engine._runner, FakeRunner(), []
+    for step in range(steps + 10):
+        plan = sched.schedule()
+        assert plan is not None
+        start = time.perf_counter()
+        runner.sample(runner.submit(plan))
+        end = time.perf_counter()
+        assert len(sched.update(plan, fake.run(plan))) == num_seqs
+        if step >= 10:
+            times.append(end - start)
+    engine.close()
     return min(statistics.fmean(times[first : first + SIZE]) for first in range(0, steps - SIZE, SIZE)) * 1e6
 
 
@@ -162,6 +232,11 @@ def main() -> None:
     for num_seqs in (1, 16, 64, 256):
         cost, target = steady_us(num_seqs, args.steps), TARGETS_US.get(num_seqs)
         results.append({"name": "steady decode", "num_seqs": num_seqs, "us_per_step": cost, "target_us": target})
+        print(f"{f'{num_seqs} sequences':28} {cost:9.1f} {target or '':>9}")
+    print(f"\n{'submit + sample':28} {'us/step':>9} {'target':>9}")
+    for num_seqs in (1, 256):
+        cost, target = runner_us(num_seqs, min(args.steps, 400)), RUNNER_TARGETS_US.get(num_seqs)
+        results.append({"name": "submit + sample", "num_seqs": num_seqs, "us_per_step": cost, "target_us": target})
         print(f"{f'{num_seqs} sequences':28} {cost:9.1f} {target or '':>9}")
     print(f"\n{'prefix cache':28} {'ms':>9} {'hashing':>9} {'ratio':>9} {'target':>9}")
     for name, (ours, bare) in (("lookup of 32k tokens", lookup()), ("admission of 256 x 2,112", admission())):

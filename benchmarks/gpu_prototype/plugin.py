@@ -36,7 +36,14 @@ def make_platform(info: DeviceInfo) -> Platform:
     from aphrodite.plugin import TorchDevice, TorchMemory, TorchPlatform
 
     device = torch.device("cuda:0")
-    limits = Limits(kv_layouts=("hnd",), pad=True, max_logit_rows=64, kv_cap_bytes=16 << 30, dtypes=("bf16", "f16"))
+    limits = Limits(
+        kv_layouts=("hnd",),
+        pad=True,
+        steps_in_flight=1,
+        max_logit_rows=64,
+        kv_cap_bytes=16 << 30,
+        dtypes=("bf16", "f16"),
+    )
     return TorchPlatform(TorchDevice(info, device), TorchMemory(device), limits=limits, graphs=CudaGraphs())
 
 

@@ -1,10 +1,11 @@
-"""Decode of a Llama-3.1-8B shape on one GPU through the core's own Program and Runner, graphs on and off.
+"""Decode of a Llama-3.1-8B shape on one GPU through the core's own Program and Runner: graphs and overlap on and off.
 
     python benchmarks/gpu_prototype/run.py [--layers 32] [--out FILE]
 
-Random weights in bfloat16, prompt 128, greedy; ms/step = (time for 256 tokens - time for 1) / 255, median of 5. Printed
+Random weights in bfloat16, prompt 128, greedy; ms/step = (time for 256 tokens - time for 32) / 224, median of 5. Printed
 beside the device's floor (weight bytes over the read bandwidth measured in the same run) and vLLM 0.20.0's 4.92 ms,
-measured on an H200 on 2026-11-22 with the same lengths.
+measured on an H200 on 2026-11-22 with the same lengths. Modes: eager; graphs, each step waited for; overlap, graphs
+with a step in flight. All three must draw the same tokens.
 """
 
 from __future__ import annotations
@@ -69,13 +70,15 @@ def weight_bytes(config: dict[str, object]) -> int:
     return 2 * (layer * size["num_hidden_layers"] + size["vocab_size"] * hidden)
 
 
-def seconds(llm: object, prompts: list[list[int]], num_tokens: int) -> float:
-    """Wall clock of one generate call."""
+def generate(llm: object, prompts: list[list[int]], num_tokens: int) -> tuple[float, list[list[int]]]:
+    """Wall clock of one generate call, and its tokens."""
     from aphrodite import SamplingParams
 
+    sampling = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True)
+    llm.reset_prefix_cache()  # type: ignore[attr-defined]
     start = time.perf_counter()
-    llm.generate(prompts, SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True))  # type: ignore[attr-defined]
-    return time.perf_counter() - start
+    outputs = llm.generate(prompts, sampling)  # type: ignore[attr-defined]
+    return time.perf_counter() - start, [output.outputs[0].token_ids for output in outputs]
 
 
 def main() -> None:
@@ -100,14 +103,20 @@ def main() -> None:
             captures = graphs._graphs
             generator = torch.Generator().manual_seed(0)
             for batch in (1, 16, 64):
-                for mode in ("eager", "graphs"):
-                    graphs._graphs = captures if mode == "graphs" else None
+                prompts = [torch.randint(0, 100000, (128,), generator=generator).tolist() for _ in range(batch)]
+                seen = []
+                for mode in ("eager", "graphs", "overlap"):
+                    graphs._graphs = None if mode == "eager" else captures
+                    llm._engine._steps_in_flight = int(mode == "overlap")
                     times = []
-                    for _ in range(5 if mode == "graphs" else 2):
-                        prompts = [torch.randint(0, 100000, (128,), generator=generator).tolist() for _ in range(batch)]
-                        many = seconds(llm, prompts, 256)
-                        times.append((many - seconds(llm, prompts, 1)) / 255 * 1e3)
+                    for _ in range(2 if mode == "eager" else 5):
+                        many, tokens = generate(llm, prompts, 256)
+                        few, _ = generate(llm, prompts, 32)
+                        times.append((many - few) / 224 * 1e3)
+                        seen.append(tokens)
                     rows.append((batch, mode, statistics.median(times), min(times), max(times)))
+                same = sum(one == seen[0] for one in seen)
+                print(f"batch {batch}: {same} of {len(seen)} runs drew the same tokens")
     print(f"{'batch':>5} {'mode':7} {'ms/step':>8} {'min':>7} {'max':>7} {'floor':>7} {'x floor':>8} {'x vLLM':>7}")
     for batch, mode, ms, low, high in rows:
         print(

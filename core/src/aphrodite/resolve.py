@@ -186,7 +186,7 @@ def choose_sizes(
     for name, value in (("max_num_batched_tokens", num_tokens), ("max_num_seqs", scheduler.max_num_seqs)):
         if value > _MOST_IN_A_STEP:
             raise CapacityError(f"{name} must be at most {_MOST_IN_A_STEP}, got {value}", subject=name)
-    num_logits = min(limits.max_logit_rows, max(scheduler.max_num_seqs, num_tokens))
+    num_logits = max(scheduler.max_num_seqs, min(limits.max_logit_rows, num_tokens))  # each sequence may draw
     bounds = Dims(num_tokens, scheduler.max_num_seqs, num_logits, _UPDATES, num_tokens, longest)
     in_flight, why = scheduler.steps_in_flight, "asked for"
     if in_flight is None:

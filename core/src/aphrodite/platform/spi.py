@@ -53,7 +53,7 @@ class Limits:
     token_buckets    sizes that T is rounded up to when kernels are chosen; empty: powers of two
     pad              whether T, S and R are padded to their buckets when a step runs (devices that replay or compile)
     steps_in_flight  steps submitted before the result of the first is read
-    max_logit_rows   most rows of logits a step may ask for
+    max_logit_rows   most rows of logits a step may ask for, or max_num_seqs where that is more
     attn_meta_words, attn_meta_words_a_seq  i32 words that the plugin's attn_plan kernels write for a step and cache
                      group, at most: so many, and so many more for each sequence
     kv_share         share of the memory left beside the weights that the KV cache takes by default
