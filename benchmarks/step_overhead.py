@@ -7,8 +7,8 @@ outputs handed to a consumer that takes each sequence's new token; detokenising 
 their own, so that block boundaries are spread over the steps.
 
 submit + sample on the host: the real runner and Programs of a 32-layer model on the core's CPU platform, every kernel
-replaced by an empty function once the engine has run. What is left is staging, uploads, downloads and the replay of some
-300 calls.
+replaced by an empty function once the engine has run. What is left is staging, uploads, downloads and the replay of
+some 300 calls.
 
 The prefix cache: finding a prompt of 32k tokens, and admitting 256 requests that share 2,048 tokens, as ratios to the
 time of bare hashing (the same tokens, packed and hashed block by block, nothing else) in the same run.

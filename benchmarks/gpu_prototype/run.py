@@ -2,10 +2,10 @@
 
     python benchmarks/gpu_prototype/run.py [--layers 32] [--out FILE]
 
-Random weights in bfloat16, prompt 128, greedy; ms/step = (time for 256 tokens - time for 32) / 224, median of 5. Printed
-beside the device's floor (weight bytes over the read bandwidth measured in the same run) and vLLM 0.20.0's 4.92 ms,
-measured on an H200 on 2026-11-22 with the same lengths. Modes: eager; graphs, each step waited for; overlap, graphs
-with a step in flight. All three must draw the same tokens.
+Random weights in bfloat16, prompt 128, greedy; ms/step = (time for 256 tokens - time for 32) / 224, median of 5.
+Printed beside the device's floor (weight bytes over the read bandwidth measured in the same run) and vLLM 0.20.0's
+4.92 ms, measured on an H200 on 2026-11-22 with the same lengths. Modes: eager; graphs, each step waited for; overlap,
+graphs with a step in flight. All three must draw the same tokens.
 """
 
 from __future__ import annotations
