@@ -1,7 +1,8 @@
-"""A cache so small that every request is preempted three times and more, on a warm prefix, with a step in flight or not.
+"""A cache so small that every request is preempted three times and more, with a step in flight or not.
 
-Requests of a better priority, each as long as the cache, arrive whenever somebody who was not preempted often enough
-has drawn a token: all others have to go, and come back. What they get is what Transformers says, and what they get alone.
+All start on a warm prefix. Requests of a better priority, each as long as the cache, arrive whenever somebody who was
+not preempted often enough has drawn a token: all others have to go, and come back. What they get is what Transformers
+says, and what they get alone.
 """
 
 from __future__ import annotations
