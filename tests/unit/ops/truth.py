@@ -151,6 +151,14 @@ def kv_write(cache: KVView, k: torch.Tensor, v: torch.Tensor, slots: torch.Tenso
     return {"k": (keys[1:], keys[1:] * 0), "v": (values[1:], values[1:] * 0)}
 
 
+def zero_blocks(cache: KVView, blocks: torch.Tensor) -> Answers:
+    """Every cell of the cache afterwards, but for block 0."""
+    keys, values = cells(cache)
+    for block in blocks.tolist():
+        keys[max(block, 0)] = values[max(block, 0)] = 0
+    return {"k": (keys[1:], keys[1:] * 0), "v": (values[1:], values[1:] * 0)}
+
+
 def attn_paged(
     q: torch.Tensor,
     cache: KVView,
@@ -207,6 +215,7 @@ TRUTHS: Mapping[str, Callable[..., Answers]] = {
     "gather_rows@1": gather_rows,
     "rope@1": rope,
     "kv_write@1": kv_write,
+    "zero_blocks@1": zero_blocks,
     "attn_paged@1": attn_paged,
 }
 
@@ -217,7 +226,7 @@ def truth(name: str, args: Mapping[str, Any]) -> Answers:
 
 def written(name: str, args: Mapping[str, Any]) -> dict[str, Array]:
     """What a form has left in the arguments that the operation writes, under the names that `truth` uses."""
-    if name == "kv_write@1":
+    if name in ("kv_write@1", "zero_blocks@1"):
         keys, values = cells(args["cache"])
         return {"k": keys[1:], "v": values[1:]}
     outputs = {"rope@1": ("q", "k"), "add@1": ("res",)}.get(name, ("out", "lse"))

@@ -56,9 +56,11 @@ def kv_write(cache: KVView, k: torch.Tensor, v: torch.Tensor, slots: torch.Tenso
 def _zero_examples(dtype: str, seed: int) -> Iterator[Example]:
     g = generator(seed)
     kind = torch_dtype(dtype)
-    for layout, size, blocks in ((NHD, 4, []), (NHD, 16, [3]), (HND, 5, [1, 4, -1, 2])):
-        cache = make_cache(layout, 5, size, 2, 8, torch.randn(10 * size * 2 * 8, generator=g).to(kind))
-        yield Example(f"{layout.name} {blocks}", {"cache": cache, "blocks": torch.tensor(blocks, dtype=torch.int32)})
+    for layout, size, count in ((NHD, 4, 0), (NHD, 16, 1), (HND, 5, 4)):
+        cache = make_cache(layout, 9, size, 2, 8, torch.randn(18 * size * 2 * 8, generator=g).to(kind))
+        blocks = torch.randperm(8, generator=g)[:count].int() + 1
+        blocks[2:3] = -1
+        yield Example(f"{layout.name} {blocks.tolist()}", {"cache": cache, "blocks": blocks})
 
 
 @op("zero_blocks@1", "cache[Hk,D,Dv] KVView X!, blocks[U] i32", examples=_zero_examples)
