@@ -168,8 +168,8 @@ class SamplingParams:
     )
     stop: tuple[str, ...] = _param(
         (),
-        "Texts that end the request where they first stand in the output, which is cut there. Not looked for before the "
-        "output has min_tokens tokens; of two, the one that ends first counts, and of two that end together the longer.",
+        "Texts that end the request where they first stand in the output, which is cut there. Not looked for before "
+        "the output has min_tokens tokens; of two, the one that ends first counts, of two with one end the longer.",
         Rule(
             tuple,
             f"a text, or a list of at most {MAX_STOP_STRINGS} texts, of 1 to {MAX_STOP_BYTES} bytes each",
