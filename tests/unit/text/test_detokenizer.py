@@ -56,8 +56,8 @@ def test_the_parts_of_any_tokens_are_their_text(kind: str, folders: dict[str, Pa
 
 PIECES = [
     "a", "b", " ", "", "▁", "▁a", "a▁b", "##", "##a", "a##", "</w>", "a</w>", "</w>a", "<0x41>", "<0xC3>", "<0xA9>",
-    "<0xE2>", "<0x82>", "<0xAC>", "<0xff>", "<0x+1>", "<0xg1>", "Ã", "©", "â", "Ĥ", "¬", "Ġ", "日", "<s>", ".", "n't", " .", "'",
-    "do", "not", "ab", "aab", "xyx",
+    "<0xE2>", "<0x82>", "<0xAC>", "<0xff>", "<0x+1>", "<0xg1>", "Ã", "©", "â", "Ĥ", "¬", "Ġ", "日", "<s>", ".", "n't",
+    " .", "'", "do", "not", "ab", "aab", "xyx",
 ]  # fmt: skip
 DECODERS: dict[str, Any] = {
     "none": None,
@@ -149,7 +149,7 @@ def test_long_outputs_cost_the_same_per_token(folders: dict[str, Path]) -> None:
 
 
 def first_stop(parts: Sequence[str], stops: Sequence[str], min_parts: int) -> tuple[int, int, str] | None:
-    """Parts read, where it ends, and the stop that ends first behind min_parts, the longest of equals: the definition."""
+    """Parts read, where it ends, and the stop that ends first behind min_parts, the longest of equals."""
     text = "".join(parts)
     ends = [len("".join(parts[:count])) for count in range(len(parts) + 1)]
     for end in range(1, len(text) + 1):

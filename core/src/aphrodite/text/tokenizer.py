@@ -10,6 +10,7 @@ from tokenizers import Tokenizer as _Tokenizer
 
 from aphrodite.errors import ModelError
 from aphrodite.text.decoders import chain_maker
+from aphrodite.text.guarded import GuardedEncoder
 from aphrodite.text.stream import ChainStream, TokenStream, WholeStream
 from aphrodite.text.tokenizer_config import TokenizerConfig
 
@@ -34,6 +35,7 @@ class Tokenizer:
             self._tokenizer.encode_special_tokens = config.split_special
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._special = frozenset(token.content for token in added if token.special)
+        self._guarded: dict[tuple[str, ...], GuardedEncoder] = {}
         decoder = self._tokenizer.decoder
         self._make_chain = chain_maker(json.loads(decoder.__getstate__()) if decoder is not None else None)
 
@@ -53,6 +55,23 @@ class Tokenizer:
         text.encode()
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+    def control_tokens(self, text: str) -> tuple[str, ...]:
+        """Special tokens, and the other added tokens that stand in a template's text; none that is white space."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        names = (token.content for token in added if token.special or token.content in text)
+        return tuple(name for name in names if name and not name.isspace())
+
+    def encode_guarded(self, text: str, found: Sequence[tuple[int, int, bool]], control: tuple[str, ...]) -> list[int]:
+        """Token ids of a text in which each control token found (start, end) is itself, or is text.
+
+        The first call with these control tokens makes a copy of the tokenizer. UsageError if it can only be itself.
+        """
+        if control not in self._guarded:
+            added = self._tokenizer.get_added_tokens_decoder().values()
+            tokens = [token for token in added if token.content in control]
+            self._guarded[control] = GuardedEncoder(self._tokenizer, tokens)
+        return self._guarded[control].encode(text, found)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of ids."""
