@@ -28,7 +28,7 @@ BOMBS = {
     "* text": "{{ 'x' * 10**10 }}",
     "* text, the other way": "{% set n = 10**10 %}{{ n * 'x' }}",
     "* list": "{% set x = [0] * 10**10 %}",
-    "**": "{{ 9**9**9 }}",
+    "**": "{{ 9 ** (9 ** 9) }}",
     "** and *": "{% set ns = namespace(n=9) %}" + LOOP + "{% set ns.n = ns.n * ns.n %}" + END,
     "%": "{{ '%999999999d' % 1 }}",
     "% *": "{{ '%*d' % (999999999, 1) }}",
@@ -85,7 +85,7 @@ def test_a_template_that_would_go_on_for_ever_or_fill_the_memory_is_stopped(name
     """Seconds of this process's own time, which other processes do not lengthen."""
     before, memory = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     template = ChatTemplate({"default": BOMBS[name]}, {})
-    with pytest.raises(UsageError, match="the chat template (is stopped|fails on these messages: RecursionError)"):
+    with pytest.raises(UsageError, match=r"the chat template (is stopped|fails on these messages: RecursionError)"):
         template.render(MESSAGES)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
     assert time.process_time() - before < 20 and grown < 1 << 20, f"{grown} KiB"
@@ -123,17 +123,18 @@ def test_a_template_reaches_nothing_of_python_and_changes_no_message(source: str
     assert text == "" and messages == [{"role": "user", "content": "a"}]
 
 
-@pytest.mark.parametrize("name", ["urlize", "striptags", "pprint", "lipsum()"])
-def test_what_no_chat_template_needs_is_not_there(name: str) -> None:
-    with pytest.raises((ModelError, UsageError), match=name.partition("(")[0]):
-        ChatTemplate({"default": "{{ 'x' | %s }}" % name if "(" not in name else "{{ %s }}" % name}, {}).render(
-            MESSAGES
-        )
+@pytest.mark.parametrize(
+    "source", ["{{ 'x' | urlize }}", "{{ 'x' | striptags }}", "{{ 'x' | pprint }}", "{{ lipsum() }}"]
+)
+def test_what_no_chat_template_needs_is_not_there(source: str) -> None:
+    with pytest.raises((ModelError, UsageError), match=r"No filter named|'lipsum' is undefined"):
+        ChatTemplate({"default": source}, {}).render(MESSAGES)
 
 
 def test_long_chats_fit_the_budget() -> None:
-    source = """{% set ns = namespace(found=0, all=[]) %}{% for message in messages %}{% if '</think>' in message.content %}
-    {% set ns.found = loop.index0 %}{% endif %}{% set ns.all = ns.all + [message] %}{% endfor %}
+    source = """{% set ns = namespace(found=0, all=[]) %}{% for message in messages %}
+    {%- if '</think>' in message.content %}{% set ns.found = loop.index0 %}{% endif %}
+    {%- set ns.all = ns.all + [message] %}{% endfor %}
     {%- for message in ns.all %}{{ '<' + message.role + '>' ~ (message.content | trim) + '\n' }}
     {%- if loop.last and messages | length == 1000 %}end{% endif %}{% endfor %}"""
     long = [{"role": "user", "content": "word " * 800}] * 1000  # about 4 million characters
@@ -144,24 +145,26 @@ def test_long_chats_fit_the_budget() -> None:
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("{{ 2 * 3 }}{{ 'ab' * 2 }}{{ [1] * 2 }}{{ 2 ** 5 }}{{ 7 % 4 }}{{ '%s-%05d' % ('a', 7) }}", "6abab[1, 1]323a-00007"),
+        ("{{ 2 * 3 }}{{ 'ab' * 2 }}{{ [1] * 2 }}{{ 2 ** 5 }}{{ 7 % 4 }}{{ '%s-%05d' % ('a', 7) }}",
+         "6abab[1, 1]323a-00007"),
         ("{{ '{:>4}|{}'.format('a', 1) }}{{ '%s' | format('b') }}", "   a|1b"),
         ("{% for a, b in [(1, 2), (3, 4)] %}{{ loop.index }}/{{ loop.length }}:{{ a + b }}{{ loop.last }} {% endfor %}",
          "1/2:3False 2/2:7True "),
         ("{% for x in range(5) %}{% if x == 1 %}{% continue %}{% endif %}{% if x == 3 %}{% break %}{% endif %}{{ x }}"
          "{% endfor %}", "02"),
         ("{{ {'a': [1, '<ü>'], 'b': none} | tojson }}", '{"a": [1, "<ü>"], "b": null}'),
-        ("{{ [3, 1, 2] | sort | join(',') }}{{ 'a,b'.split(',') | last }}{{ 'abc'[1:] }}{{ [1, 2] | sum }}", "1,2,3bbc3"),
+        ("{{ [3, 1, 2] | sort | join(',') }}{{ 'a,b'.split(',') | last }}{{ 'abc'[1:] }}{{ [1, 2] | sum }}",
+         "1,2,3bbc3"),
         ("{{ ['a', 'b'] | map('upper') | list }}{{ [{'x': 1}] | map(attribute='x') | first }}", "['A', 'B']1"),
-        ("{{ 1 in [1] and 'b' in 'abc' and 'k' in {'k': 1} and 1 < 2 <= 3 and (1, 2) == (1, 2) }}{{ missing }}", "True"),
+        ("{{ 1 in [1] and 'b' in 'abc' and 'k' in {'k': 1} and 1 < 2 <= 3 and (1, 2) == (1, 2) }}{{ no }}", "True"),
         ("{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}", "21"),
-        ("{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% else %}none{% endfor %}{% for x in [] %}{% else %}e{% endfor %}",
-         "a1e"),
+        ("{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% else %}none{% endfor %}"
+         "{% for x in [] %}{% else %}e{% endfor %}", "a1e"),
         ("{% macro f(x, y='d') %}{{ x ~ y }}{{ caller() if caller else '' }}{% endmacro %}{{ f(1) }}"
          "{% call f(2) %}c{% endcall %}", "1d2dc"),
         ("{% filter upper %}abc{% endfilter %}{{ 'x' if false }}{{ none }}{{ 1.5 }}{{ true }}", "ABCNone1.5True"),
-        ("{% for x in [1, [2, [3]]] recursive %}{% if x is iterable %}{{ loop(x) }}{% else %}{{ x }}{% endif %}{% endfor %}",
-         "123"),
+        ("{% for x in [1, [2, [3]]] recursive %}{% if x is iterable %}{{ loop(x) }}{% else %}{{ x }}{% endif %}"
+         "{% endfor %}", "123"),
     ],
 )  # fmt: skip
 def test_templates_do_what_jinja_says(source: str, expected: Any) -> None:

@@ -27,7 +27,8 @@ from jinja2.visitor import NodeTransformer
 
 MAX_WORK = 1 << 26  # units: a character or element made is one, a step _STEP
 MAX_SIZE = 1 << 24  # characters and elements of one value, all that it holds counted each time it is held
-_STEP = 16
+_STEP = 32
+_CALL = 4 * _STEP
 _BUDGET = " budget"  # a variable's name that no template can spell
 _MAX_BITS = 4096
 _METHODS: Mapping[type, frozenset[str]] = {
@@ -69,7 +70,9 @@ class Budget:
         """The characters that a value has when written, about; pays for looking at it."""
         if isinstance(value, str):
             return len(value)
-        self.spend(1)
+        if isinstance(value, range):
+            return 8 * len(value)
+        self.spend(_STEP)
         if isinstance(value, Mapping):
             size = sum(self.weigh(key) + self.weigh(item) + 4 for key, item in value.items())
         elif isinstance(value, (list, tuple, set, frozenset)):
@@ -179,7 +182,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """A call from a template, paid for. SecurityError for methods of values that templates have no need of."""
         budget = _budget(__context)
-        budget.spend(_STEP)
+        budget.spend(_CALL)
         method = getattr(__obj, "__wrapped__", __obj)  # the sandbox wraps str.format
         owner = getattr(method, "__self__", None)
         for kind in (str, list, tuple, dict, int, float, bytes):

@@ -18,7 +18,12 @@ _MAX_BYTES = 256 << 20
 
 
 class Tokenizer:
-    """Encodes prompts and decodes ids. Safe to call from several threads."""
+    """Encodes prompts and decodes ids. Safe to call from several threads.
+
+    tokenizer.json is followed to the letter. Transformers 5 builds some classes anew instead (LlamaTokenizer in a
+    folder of model_type llama): for texts that begin with a space, or hold special tokens, it then places spaces
+    otherwise than that file and the SentencePiece model behind it.
+    """
 
     def __init__(self, path: Path, config: TokenizerConfig | None = None) -> None:
         """Read a tokenizer.json; `config` is what stands beside it. ModelError if it cannot be read."""
