@@ -25,7 +25,7 @@ CHAT = [
 ]
 TOOL = {
     "type": "function",
-    "function": {"name": "f", "description": "größer <als>", "parameters": {"a": [1, None, 1.5]}},
+    "function": {"name": "f", "description": "größer <und>", "parameters": {"a": [1, None, 1.5]}},
 }
 
 

@@ -83,7 +83,7 @@ class ChatTemplate:
         template, chat, cut = self._chat(messages, add_generation_prompt, continue_final_message, tools, kwargs)
         text = self._render(template, chat, cut)
         control = tokenizer.control_tokens(template.text)
-        marks = Marks(control, template.compared, private_characters([template.source, *_texts(chat)]))
+        marks = template.marks(control, private_characters(_texts(chat)))
         flags = bytearray(len(text))
         for mark in (marks.fine, marks.whole):
             marked = changed(chat, mark)
@@ -179,6 +179,7 @@ class _Template:
     def __init__(self, environment: ChatEnvironment, name: str, source: str) -> None:
         self.source = source
         self.reads_parts: bool | None = None
+        self._marks: dict[tuple[str, ...], Marks] = {}
         try:
             self.compiled = environment.from_string(source)
         except TemplateSyntaxError as error:
@@ -189,9 +190,17 @@ class _Template:
             raise ModelError(f"the chat template {name!r} cannot be read: {error}", subject="chat_template") from None
         tree = environment.parse_only(source)
         constants = [node.value for node in tree.find_all(nodes.Const)]
-        self.compared = [value for value in constants if isinstance(value, str)]
+        self._compared = [value for value in constants if isinstance(value, str)]
         # All that it may write of its own, with a character between that no token has.
-        self.text = "\0".join([*self.compared, *(node.data for node in tree.find_all(nodes.TemplateData))])
+        self.text = "\0".join([*self._compared, *(node.data for node in tree.find_all(nodes.TemplateData))])
+
+    def marks(self, control: tuple[str, ...], taken: set[str]) -> Marks:
+        """Marks for a chat that has these private characters; the last ones again if they will do."""
+        marks = self._marks.get(control)
+        if marks is None or not marks.private.isdisjoint(taken):
+            marks = Marks(control, self._compared, taken | private_characters([self.source]))
+            self._marks = {control: marks}
+        return marks
 
 
 def _overriding(override: str, templates: Mapping[str, str]) -> str:

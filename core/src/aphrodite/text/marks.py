@@ -27,14 +27,16 @@ class Marks:
     control   spellings of the control tokens
     literals  strings that the template compares with
     taken     private characters that the chat or the template uses itself
+    `private` are the characters that stand for others here.
     """
 
     def __init__(self, control: Sequence[str], literals: Iterable[str], taken: set[str]) -> None:
         edges = sorted({char for token in control for char in (token.strip()[:1], token.strip()[-1:])} - {""})
-        private = (chr(code) for code in range(0x100000, 0x10FFFE) if chr(code) not in taken)
-        self._stand_ins = {edge: next(private) for edge in edges}
+        free = (chr(code) for code in range(0x100000, 0x10FFFE) if chr(code) not in taken)
+        self._stand_ins = {edge: next(free) for edge in edges}
         self._meant = {stand_in: edge for edge, stand_in in self._stand_ins.items()}
-        self._start, self._end = next(private), next(private)
+        self._start, self._end = next(free), next(free)
+        self.private = frozenset({*self._meant, self._start, self._end})
         kept = {
             text for text in literals
             if any(edge in text for edge in edges) and not any(text in token or token in text for token in control)

@@ -237,7 +237,7 @@ class _Metered(NodeTransformer):
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
         """Equality and order look at all of both sides, `in` at all of a text or list."""
         self.generic_visit(node)
-        searches = all(operand.op in ("in", "notin") for operand in node.ops)
+        searches = all(operand.op.endswith("in") for operand in node.ops)  # in, and not in
         name = "#search" if searches else "#look"
         node.expr = _through(name, node.expr)
         for operand in node.ops:

@@ -41,6 +41,7 @@ class Tokenizer:
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._special = frozenset(token.content for token in added if token.special)
         self._guarded: dict[tuple[str, ...], GuardedEncoder] = {}
+        self._control: dict[str, tuple[str, ...]] = {}  # by template
         decoder = self._tokenizer.decoder
         self._make_chain = chain_maker(json.loads(decoder.__getstate__()) if decoder is not None else None)
 
@@ -63,9 +64,11 @@ class Tokenizer:
 
     def control_tokens(self, text: str) -> tuple[str, ...]:
         """Special tokens, and the other added tokens that stand in a template's text; none that is white space."""
-        added = self._tokenizer.get_added_tokens_decoder().values()
-        names = (token.content for token in added if token.special or token.content in text)
-        return tuple(name for name in names if name and not name.isspace())
+        if text not in self._control:
+            added = self._tokenizer.get_added_tokens_decoder().values()
+            names = (token.content for token in added if token.special or token.content in text)
+            self._control[text] = tuple(name for name in names if name and not name.isspace())
+        return self._control[text]
 
     def encode_guarded(self, text: str, found: Sequence[tuple[int, int, bool]], control: tuple[str, ...]) -> list[int]:
         """Token ids of a text in which each control token found (start, end) is itself, or is text.
