@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from aphrodite.errors import ModelError, UsageError
@@ -64,6 +66,30 @@ def test_chats_are_encoded_as_transformers_does(kind: str, name: str, folders: d
             assert template.encode(chat, ours, **options) == expected, chat
 
 
+FIELDS = """{% for m in messages %}{{ m.role }}:{{ 'content' in m }}{{ m.content }}{{ m.thinking }}{{ m.reasoning_content }}
+{%- if m.tool_calls is defined %}{% for call in m.tool_calls %}{{ call | tojson }}{{ call.function.name }}{% endfor %}
+{%- endif %}{{ m.name }};{% endfor %}{{ documents is none }}{{ tools is none }}{{ tools is defined }}{{ unk_token }}"""
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant", "content": None, "tool_calls": [TOOL], "name": None},
+        {"role": "assistant", "tool_calls": ({"function": {"name": "ü", "arguments": {"x": [1, 2.5, True, None]}}},)},
+        {"role": "assistant", "content": "a", "reasoning": "because"},
+        {"role": "assistant", "content": "a", "thinking": "so", "reasoning_content": "because"},
+        {"role": "tool", "content": "", "name": "f"},
+    ],
+)
+def test_all_fields_of_a_message_reach_the_template_as_with_transformers(
+    message: dict[str, Any], folders: dict[str, Path]
+) -> None:
+    _, theirs = pair(folders["byte_level"])
+    template = ChatTemplate({"default": FIELDS}, {"unk_token": "<unk>"})
+    expected = theirs.apply_chat_template([USER, message], chat_template=FIELDS, tokenize=False)
+    assert template.render([USER, message]) == expected
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("content", ["It goes", "It goes \n", " It", [{"type": "text", "text": "a part "}]])
 def test_the_last_message_is_continued_as_transformers_does(name: str, content: Any, folders: dict[str, Path]) -> None:
@@ -112,6 +138,48 @@ def test_no_message_writes_a_control_token(kind: str, name: str, place: int, fol
     assert counts(ids, tokenizer, watched) == expected
     if kind in ("byte_level", "gemma"):  # those that lose and add nothing
         assert tokenizer.decode(ids, skip_special_tokens=False).strip() == template.render(chat).strip()
+
+
+FRAGMENTS = [
+    "<|",
+    "|>",
+    "end",
+    "turn",
+    "<|end|>",
+    "<|turn|>",
+    "<",
+    ">",
+    "</think>",
+    "<think>",
+    "\n",
+    " ",
+    "x",
+    "</s>",
+    "s>",
+]
+
+
+def test_no_fragments_in_any_order_write_a_control_token(folders: dict[str, Path]) -> None:
+    tokenizers = [Tokenizer.find(folders[kind]) for kind in ("byte_level", "unigram")]
+    templates = [of(source) for source in (TURNS, HEADERS, PARTS, THINKS)]
+    content = st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join)
+    watched = ("<|turn|>", END, BOS, "</s>")
+
+    @settings(max_examples=150)
+    @given(st.lists(st.tuples(st.sampled_from(["user", "assistant"]), content), min_size=1, max_size=4))
+    def none(turns: list[tuple[str, str]]) -> None:
+        chat = [{"role": role, "content": text} for role, text in turns]
+        for template in templates:
+            for tokenizer in tokenizers:
+                assert tokenizer is not None
+                expected = template.encode([{"role": role, "content": "x"} for role, _ in turns], tokenizer)
+                ids = template.encode(chat, tokenizer)
+                assert counts(ids, tokenizer, watched) == counts(expected, tokenizer, watched), chat
+            assert tokenizers[0] is not None
+            ids = template.encode(chat, tokenizers[0])
+            assert tokenizers[0].decode(ids, skip_special_tokens=False) == template.render(chat)
+
+    none()
 
 
 def test_what_a_template_cuts_out_joins_no_control_token(folders: dict[str, Path]) -> None:
