@@ -66,7 +66,8 @@ def test_chats_are_encoded_as_transformers_does(kind: str, name: str, folders: d
             assert template.encode(chat, ours, **options) == expected, chat
 
 
-FIELDS = """{% for m in messages %}{{ m.role }}:{{ 'content' in m }}{{ m.content }}{{ m.thinking }}{{ m.reasoning_content }}
+FIELDS = """{% for m in messages %}{{ m.role }}:{{ 'content' in m }}{{ m.content }}{{ m.thinking }}
+{{ m.reasoning_content }}
 {%- if m.tool_calls is defined %}{% for call in m.tool_calls %}{{ call | tojson }}{{ call.function.name }}{% endfor %}
 {%- endif %}{{ m.name }};{% endfor %}{{ documents is none }}{{ tools is none }}{{ tools is defined }}{{ unk_token }}"""
 

@@ -73,6 +73,15 @@ BOMBS = {
     "sum": "{{ ([[1]] * 100000) | sum(start=[]) }}",
     "many slices": "{% set s = 'x' * 10**7 %}" + LOOP + "{% set y = s[1:] %}" + END,
     "many searches": "{% set s = 'x' * 10**7 %}" + LOOP + "{% if 'y' in s %}{% endif %}" + END,
+    "many tests": "{% set s = 'x' * 10**7 %}" + LOOP + "{% if 'y' is in s %}{% endif %}" + END,
+    "many sorts": "{% set s = range(99999) | list %}" + LOOP + "{% set y = s | sort %}" + END,
+    "many counts": "{% set s = range(99999) | list %}" + LOOP + "{% set y = s.count(1) %}" + END,
+    "many arguments": "{% macro f() %}{{ varargs | length }}{% endmacro %}{% set s = range(99999) | list %}"
+    + LOOP
+    + "{% set y = f(*s) %}"
+    + END,
+    "division": "{% set n = ('1' * 10**7) | int(base=2) %}{{ n // (n // 3) }}",
+    "separators": "{{ range(99999) | list | tojson(separators=('x' * 10**6, ':')) }}",
     "many splits": "{% set s = 'x' * 10**6 %}" + LOOP + "{% set y = s.split('x') %}" + END,
     "many trims": "{% set s = ' ' * 10**7 %}" + LOOP + "{% set y = s | trim %}" + END,
     "time": "{{ strftime_now('%Y' * 10**6) }}",
@@ -157,6 +166,9 @@ def test_long_chats_fit_the_budget() -> None:
          "1,2,3bbc3"),
         ("{{ ['a', 'b'] | map('upper') | list }}{{ [{'x': 1}] | map(attribute='x') | first }}", "['A', 'B']1"),
         ("{{ 1 in [1] and 'b' in 'abc' and 'k' in {'k': 1} and 1 < 2 <= 3 and (1, 2) == (1, 2) }}{{ no }}", "True"),
+        ("{{ 1 is in [1, 2] }}{{ 'a' is eq 'a' }}"
+         "{{ [1, 2, 3] | select('gt', 1) | list }}{{ 7 // 2 - 1 }}{{ 1 is eq 1 }}",
+         "TrueTrue[2, 3]2True"),
         ("{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}", "21"),
         ("{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% else %}none{% endfor %}"
          "{% for x in [] %}{% else %}e{% endfor %}", "a1e"),

@@ -31,6 +31,7 @@ _STEP = 32
 _CALL = 4 * _STEP
 _BUDGET = " budget"  # a variable's name that no template can spell
 _MAX_BITS = 4096
+_MAX_MESSAGE = 2000
 _METHODS: Mapping[type, frozenset[str]] = {
     str: frozenset(
         {
@@ -45,6 +46,9 @@ _METHODS: Mapping[type, frozenset[str]] = {
     tuple: frozenset({"count", "index"}),
     dict: frozenset({"copy", "get", "items", "keys", "values"}),
 }
+_COMPARING = frozenset({"dictsort", "groupby", "index", "max", "min", "sort", "unique"})
+_QUICK = frozenset({"count", "d", "default", "first", "last", "length"})
+_COSTLY_TESTS = ("in", "eq", "equalto", "ne", "lt", "lessthan", "le", "gt", "greaterthan", "ge", "upper", "lower")
 _NOT_NEEDED = ("forceescape", "pprint", "random", "striptags", "urlize", "wordwrap", "xmlattr")  # costs hard to bound
 _WIDE_PERCENT = re.compile(r"%[^a-zA-Z%]*(?:\d{4}|\*)")
 _WIDE_BRACES = re.compile(r"\{[^{}]*:[^{}]*(?:\d{4}|\{)")
@@ -112,6 +116,11 @@ class Budget:
         """Pay for a method of a value or a filter, as much as its result can be larger than what it reads."""
         if isinstance(owner, str):
             self.spend(len(owner))
+        elif name in _COMPARING and isinstance(owner, (list, tuple, dict, range)):
+            self.weigh(owner)
+            self.spend(_CALL * len(owner))
+        elif isinstance(owner, (list, tuple, range)) and name not in _QUICK:
+            self.spend(len(owner))
         every = [*args, *kwargs.values()]
         numbers = [abs(arg) for arg in every if isinstance(arg, int)]
         if any(number > MAX_SIZE for number in numbers) and name != "default":
@@ -127,7 +136,8 @@ class Budget:
             glue = max([len(text), *(len(item) for item in every if isinstance(item, str))])
             self.spend(sum(map(self.weigh, items)) + glue * count)
         elif name in ("tojson", "string", "escape", "e", "urlencode"):
-            self.spend(self.weigh(owner) * (8 + sum(numbers) + sum(len(arg) for arg in every if isinstance(arg, str))))
+            others = sum(self.weigh(arg) for arg in every if not isinstance(arg, int))
+            self.spend(self.weigh(owner) * (8 + sum(numbers) + others))
         elif name == "round" and any(number > 100 for number in numbers):
             raise BudgetError(f"round with {max(numbers)}")
         elif name == "sum" and not all(isinstance(arg, (int, float, str)) or arg is None for arg in every):
@@ -143,7 +153,7 @@ class Budget:
 class ChatEnvironment(ImmutableSandboxedEnvironment):
     """The environment of chat templates. Renders with `render`; templates are made with `from_string`."""
 
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "**", "%"})
 
     def __init__(self) -> None:
         super().__init__(
@@ -157,6 +167,8 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             del self.filters[name]
         self.filters["tojson"] = _tojson
         self.filters = {name: _guarded(name, function) for name, function in self.filters.items()}
+        costly = [name for name in self.tests if name in _COSTLY_TESTS or not name.isidentifier()]
+        self.tests |= {name: _paid_test(self.tests[name]) for name in costly}
         self.filters |= {"#loop": _loop, "#concat": _concat, "#look": _look, "#search": _search}
         del self.globals["lipsum"]
         self.globals |= {
@@ -182,7 +194,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """A call from a template, paid for. SecurityError for methods of values that templates have no need of."""
         budget = _budget(__context)
-        budget.spend(_CALL)
+        budget.spend(_CALL + _STEP * (len(args) + len(kwargs)))
         method = getattr(__obj, "__wrapped__", __obj)  # the sandbox wraps str.format
         owner = getattr(method, "__self__", None)
         for kind in (str, list, tuple, dict, int, float, bytes):
@@ -191,6 +203,8 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
                     raise SecurityError(f"a template cannot call {kind.__name__}.{method.__name__}")
                 if method.__name__ == "format":
                     budget.check_format(str(owner), [*args, *kwargs.values()], _WIDE_BRACES, "{")
+                if kind in (list, tuple):
+                    budget.weigh(owner)  # its methods compare with all of it
                 args = tuple(list(arg) if isinstance(arg, Iterator) else arg for arg in args)
                 budget.check(method.__name__, owner, args, kwargs)
                 break
@@ -202,6 +216,8 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         budget.spend(_STEP)
         both = (left, right)
         sizes = [len(value) for value in both if isinstance(value, (str, list, tuple))]
+        if not sizes and any(isinstance(value, int) and value.bit_length() > _MAX_BITS for value in both):
+            raise BudgetError(f"a number of more than {_MAX_BITS} bits")
         if operator == "+" and sizes:
             budget.spend(sum(sizes))
         elif operator == "%" and isinstance(left, str):
@@ -328,6 +344,21 @@ def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def _paid_test(test: Any) -> Callable[..., bool]:
+    """A test that compares: both sides are paid for."""
+
+    @pass_context
+    def run(context: Context, value: Any, *args: Any) -> bool:
+        budget = _budget(context)
+        budget.spend(_STEP)
+        for side in (value, *args):
+            budget.looked_at(side)
+        answer: bool = test(value, *args)
+        return answer
+
+    return run
+
+
 @pass_context
 def _loop(context: Context, items: Iterable[Any]) -> Iterable[Any]:
     return _Steps(_budget(context), items)
@@ -381,7 +412,7 @@ def _tojson(
 
 
 def _raise_exception(message: str) -> None:
-    raise TemplateError(str(message))
+    raise TemplateError(str(message)[:_MAX_MESSAGE])
 
 
 def _strftime_now(form: str) -> str:
