@@ -27,7 +27,7 @@ from jinja2.visitor import NodeTransformer
 
 MAX_WORK = 1 << 26  # units: a character or element made is one, a step _STEP
 MAX_SIZE = 1 << 24  # characters and elements of one value, all that it holds counted each time it is held
-_STEP = 32
+_STEP = 64
 _CALL = 4 * _STEP
 _BUDGET = " budget"  # a variable's name that no template can spell
 _MAX_BITS = 4096
