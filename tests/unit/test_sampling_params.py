@@ -35,6 +35,11 @@ BAD: dict[str, tuple[str, list[Any]]] = {
         [[], (), [-1], [1.0], [True], ["a"], 3, "12"],
     ),
     "bad_words": ("a list of texts that are not empty", [[""], ["a", ""], [1], "word", [None], [b"x"]]),
+    "stop": (
+        "a text, or a list of at most 16 texts, of 1 to 256 bytes each",
+        ["", [""], ["a", ""], 1, b"x", [1], [None], {"a": 1}, "\ud800", "x" * 257, ["\u00e9" * 129], ["a"] * 17],
+    ),
+    "include_stop_str_in_output": ("true or false", [0, 1, "yes", None]),
     "max_tokens": ("an integer in 1..2147483647 or None", [0, -1, 2**31, 1.0, True]),
     "min_tokens": ("an integer in 0..2147483647", [-1, 2**31, 1.0, True, None]),
 }  # fmt: skip
@@ -53,7 +58,7 @@ def test_what_cannot_be_is_refused_by_name_value_and_legal_range(name: str, valu
     [
         {"n": 64}, {"top_k": -1}, {"top_k": 0}, {"top_p": 1}, {"top_p": 1e-9}, {"min_p": 1},
         {"repetition_penalty": 1e-3}, {"frequency_penalty": -2}, {"presence_penalty": 2}, {"max_tokens": None},
-        {"allowed_token_ids": None},
+        {"allowed_token_ids": None}, {"stop": ("\u00e9" * 128,)}, {"stop": tuple("abcdefghijklmnop")},
         {"min_tokens": 16}, {"min_tokens": 5, "max_tokens": 5}, {"min_tokens": 999, "max_tokens": None},
     ],
     ids=str,
@@ -76,6 +81,11 @@ def test_biases_are_kept_as_pairs_within_their_bounds() -> None:
     assert params.logit_bias == ((5, 1.0), (7, -100.0), (9, 100.0))
     assert SamplingParams(logit_bias=params.logit_bias) == params
     assert isinstance(hash(params), int)
+
+
+def test_one_stop_text_is_a_list_of_one_and_none_is_none() -> None:
+    assert SamplingParams(stop="ab").stop == SamplingParams(stop=["ab"]).stop == ("ab",)
+    assert SamplingParams(stop=None).stop == SamplingParams().stop == ()
 
 
 def test_what_was_given_is_known_and_survives_copies() -> None:

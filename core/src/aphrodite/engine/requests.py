@@ -53,6 +53,12 @@ class RequestMaker:
                 subject=where,
             )
         sampling = sampling.over(self._generation.defaults)
+        if sampling.stop and self._tokenizer is None:
+            raise UsageError(
+                f"stop must be absent for a model without tokenizer.json, got {list(sampling.stop)!r}: {self._folder} "
+                "has none, use stop_token_ids",
+                subject="stop",
+            )
         shaping = shape(
             sampling,
             num_prompt=len(ids),

@@ -14,6 +14,8 @@ MAX_LOGPROBS = 20
 MAX_SEED = 2**63 - 1
 MAX_N = 64
 MAX_BIAS = 100.0
+MAX_STOP_STRINGS = 16
+MAX_STOP_BYTES = 256
 _MAX_INT = 2**31 - 1
 
 
@@ -40,6 +42,7 @@ class Rule:
 
     kind      int, float, bool, or tuple with the kind of its `items`
     optional  whether None is a value of its own
+    bare      whether one item may stand for a list of one
     """
 
     kind: type
@@ -47,6 +50,7 @@ class Rule:
     holds: Callable[[Any], bool]
     optional: bool = False
     items: Items | None = None
+    bare: bool = False
 
 
 def _param(default: Any, doc: str, rule: Rule) -> Any:
@@ -69,6 +73,15 @@ def _is_bias(item: Any) -> bool:
         return False
     token, bias = item
     return type(token) is int and token >= 0 and type(bias) in (int, float) and not math.isnan(bias)
+
+
+def _is_stop(item: Any) -> bool:
+    if not isinstance(item, str):
+        return False
+    try:
+        return 1 <= len(item.encode()) <= MAX_STOP_BYTES
+    except UnicodeEncodeError:  # a lone surrogate: no text, and no output will ever hold it
+        return False
 
 
 _SWITCH = Rule(bool, "true or false", lambda value: True)
@@ -153,6 +166,19 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = _param(
         (), "Token ids that end the request, beside the model's own.", _ids("a list of token ids >= 0")
     )
+    stop: tuple[str, ...] = _param(
+        (),
+        "Texts that end the request where they first stand in the output, which is cut there. Not looked for before "
+        "the output has min_tokens tokens; of two, the one that ends first counts, of two with one end the longer.",
+        Rule(
+            tuple,
+            f"a text, or a list of at most {MAX_STOP_STRINGS} texts, of 1 to {MAX_STOP_BYTES} bytes each",
+            lambda value: len(value) <= MAX_STOP_STRINGS and all(map(_is_stop, value)),
+            items=Items.TEXTS,
+            bare=True,
+        ),
+    )
+    include_stop_str_in_output: bool = _param(False, "Cut the output behind the stop text, not before it.", _SWITCH)
     ignore_eos: bool = _param(False, "Go on after the model's end token.", _SWITCH)
     logprobs: int | None = _param(
         None,
@@ -211,6 +237,8 @@ def _checked(name: str, value: Any, rule: Rule) -> Any:
         value = float(value) if abs(value) < 2**1000 else math.inf
     if rule.items is Items.BIASES and isinstance(value, Mapping):
         value = tuple(value.items())
+    if rule.bare and isinstance(value, str):
+        value = (value,)
     if rule.kind is tuple and isinstance(value, list):
         value = tuple(value)
     if type(value) is not rule.kind or not rule.holds(value):

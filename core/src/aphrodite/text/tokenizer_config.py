@@ -1,0 +1,168 @@
+"""What stands beside tokenizer.json: added tokens, the names of special ones, chat templates.
+
+    tokenizer_config.json          all three
+    special_tokens_map.json        names, where tokenizer_config.json lists no added_tokens_decoder
+    added_tokens.json              added tokens, likewise
+    chat_template.jinja, additional_chat_templates/*.jinja, chat_template.json     templates
+
+What is taken is what Transformers 5 takes for a fast tokenizer; in particular `add_bos_token` and `add_eos_token` have
+no effect beside a tokenizer.json, whose post-processor alone decides what is put around a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken
+
+from aphrodite.errors import ModelError
+from aphrodite.models.config import read_json
+
+FILE = "tokenizer_config.json"
+DEFAULT_TEMPLATE = "default"
+_MAX_TEMPLATE_BYTES = 1 << 20
+_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """The files beside a tokenizer.json, together; all absent is all empty.
+
+    added           tokens by their id in the file; those that tokenizer.json has too may have other flags here
+    named           special tokens by their name: bos_token, eos_token ...
+    extra           special tokens without a name
+    split_special   whether special tokens in a prompt are ordinary text
+    templates       chat templates by name; one alone is "default"
+    """
+
+    added: Mapping[int, AddedToken]
+    named: Mapping[str, str]
+    extra: tuple[str, ...]
+    split_special: bool
+    templates: Mapping[str, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> TokenizerConfig:
+        """A checkpoint folder's. ModelError names the file and field that is wrong."""
+        data = _read(folder / FILE)
+        where = str(folder / FILE)
+        added = _added(data.get("added_tokens_decoder"), where)
+        if "added_tokens_decoder" not in data:
+            data |= _read(folder / "special_tokens_map.json")
+        extra = _contents(data.get("extra_special_tokens") or data.get("additional_special_tokens"), where)
+        named = {name: _content(value, name, where) for name, value in data.items() if _is_name(name, value)}
+        named = {name: named[name] for name in sorted(named, key=_rank)}
+        if "added_tokens_decoder" not in data:
+            special = {*named.values(), *extra}
+            ids = _read(folder / "added_tokens.json")
+            added = {int(ids[text]): _legacy(text, special=text in special) for text in ids}
+        split_special = data.get("split_special_tokens") is True
+        return cls(added, named, extra, split_special, _templates(folder, data.get("chat_template")))
+
+    def to_add(self, present: Mapping[int, AddedToken]) -> Iterator[AddedToken]:
+        """Tokens to add to a tokenizer that has these added tokens, in the order that gives them their ids."""
+        known = {token.content for token in present.values()}
+        same = {repr(token) for token in present.values()}
+        named = {*self.named.values()}
+        for _, token in sorted(self.added.items(), key=lambda item: item[0]):
+            known.add(token.content)
+            if repr(token) not in same:
+                special = token.special or token.content in named
+                yield _token(token.content, {flag: getattr(token, flag) for flag in _FLAGS} | {"special": special})
+        for text in dict.fromkeys((*self.named.values(), *self.extra)):
+            if text not in known:
+                yield AddedToken(text, special=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _is_name(name: str, value: Any) -> bool:
+    """Whether a field names a special token: those of _NAMES, and what a model adds, as image_token."""
+    return value is not None and (name in _NAMES or (name.endswith("_token") and isinstance(value, (str, dict))))
+
+
+def _rank(name: str) -> int:
+    return _NAMES.index(name) if name in _NAMES else len(_NAMES)
+
+
+def _content(value: Any, name: str, where: str) -> str:
+    """A token's text, which may stand alone or in an object."""
+    text = value.get("content") if isinstance(value, Mapping) else value
+    if not isinstance(text, str):
+        raise ModelError(f"{where}: {name} must be a text or an object with content, got {value!r}", subject=name)
+    return text
+
+
+def _contents(value: Any, where: str) -> tuple[str, ...]:
+    items = value.values() if isinstance(value, Mapping) else value or ()
+    if not all(isinstance(item, (str, Mapping)) for item in items):
+        raise ModelError(f"{where}: extra_special_tokens must be a list of texts, got {value!r}", subject=where)
+    return tuple(_content(item, "extra_special_tokens", where) for item in items)
+
+
+def _added(value: Any, where: str) -> dict[int, AddedToken]:
+    if value is None:
+        return {}
+    name = "added_tokens_decoder"
+    if not isinstance(value, Mapping) or not all(str(key).isdecimal() for key in value):
+        raise ModelError(f"{where}: {name} must be an object with ids as keys, got {value!r}", subject=name)
+    found = {}
+    for key, item in value.items():
+        if not isinstance(item, Mapping):
+            raise ModelError(f"{where}: {name}[{key}] must be an object with content, got {item!r}", subject=name)
+        flags = {flag: item[flag] for flag in _FLAGS if flag in item}
+        if not all(type(flag) is bool for flag in flags.values()):
+            raise ModelError(f"{where}: {name}[{key}]: flags must be true or false, got {flags}", subject=name)
+        found[int(key)] = _token(_content(item, name, where), flags)
+    return found
+
+
+def _token(content: str, flags: Mapping[str, bool]) -> AddedToken:
+    return AddedToken(content, **flags)
+
+
+def _legacy(text: str, *, special: bool) -> AddedToken:
+    return AddedToken(text, normalized=not special, special=special)
+
+
+def _templates(folder: Path, value: Any) -> dict[str, str]:
+    """Files of their own go before tokenizer_config.json, which goes before chat_template.json."""
+    paths = {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    if (folder / "chat_template.jinja").is_file():
+        paths[DEFAULT_TEMPLATE] = folder / "chat_template.jinja"
+    if paths:
+        return {name: read_template(path) for name, path in paths.items()}
+    where = folder / FILE
+    if value is None:
+        where = folder / "chat_template.json"
+        value = _read(where).get("chat_template")
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {DEFAULT_TEMPLATE: value}
+    items = value if isinstance(value, list) else [value]
+    named = {
+        item.get("name"): item.get("template") for item in items if isinstance(item, Mapping) and "template" in item
+    }
+    if len(named) != len(items) or not all(isinstance(part, str) for pair in named.items() for part in pair):
+        raise ModelError(
+            f"{where}: chat_template must be a text or a list of objects with name and template",
+            subject="chat_template",
+        )
+    return {str(name): str(template) for name, template in named.items()}
+
+
+def read_template(path: Path) -> str:
+    """A template's text from a file. ModelError names it."""
+    try:
+        if path.stat().st_size > _MAX_TEMPLATE_BYTES:
+            raise ModelError(f"{path} has more than {_MAX_TEMPLATE_BYTES} bytes", subject=str(path))
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} cannot be read as text: {error}", subject=str(path)) from None
