@@ -156,7 +156,7 @@ def moe_route(wts: torch.Tensor, logits: torch.Tensor, scoring: str, renorm: boo
 def moe_experts(
     x: torch.Tensor, w13: Packed, w2: Packed, wts: torch.Tensor, ids: torch.Tensor, kind: str, first: int = 0, **_: Any
 ) -> Answers:
-    """One token, one expert at a time. An error of the inner product is carried through activation and second product."""
+    """One token, one expert at a time. An error of the first product is carried through what follows."""
     rows, up, down = exact(x), exact(w13.data), exact(w2.data)
     value, size = np.zeros(rows.shape), np.zeros(rows.shape)
     for t, row in enumerate(rows):

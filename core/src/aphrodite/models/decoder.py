@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from aphrodite.kv.spec import CacheGroup, LayerKV
-from aphrodite.layers.attention import Attention, GroupInputs, Heads, Scores, StepInputs
+from aphrodite.layers.attention import GroupInputs, StepInputs
 from aphrodite.layers.embedding import Embedding, select
 from aphrodite.layers.linear import Linear
-from aphrodite.layers.mlp import GatedMLP
-from aphrodite.layers.norm import NormForm, RMSNorm
+from aphrodite.layers.norm import norm_of
+from aphrodite.models.layer import DecoderLayer, decoder_layer
 from aphrodite.models.spec import DecoderSpec
 from aphrodite.ops import attention as attention_ops
 from aphrodite.ops import elementwise
@@ -21,16 +19,6 @@ from aphrodite.program.trace import Program, Tracer
 from aphrodite.program.values import KVRef, RowsRef, Value
 
 T, S, R = Extent("T"), Extent("S"), Extent("R")
-
-
-@dataclass(frozen=True)
-class _Layer:
-    attention_norm: RMSNorm
-    attention: Attention
-    post_attention_norm: RMSNorm | None
-    mlp_norm: RMSNorm
-    mlp: GatedMLP
-    post_mlp_norm: RMSNorm | None
 
 
 class Decoder:
@@ -46,13 +34,12 @@ class Decoder:
         hidden, names = spec.hidden_size, spec.names
         table = params.add("embedding", [(f"{names.embedding}.weight", (spec.vocab_size, hidden))])
         self._embedding = Embedding("embedding", table, spec.embedding_scale)
-        self._norms = NormForm(spec.norm_eps, spec.norm_offset)
         windows = sorted({layer.attention.window for layer in spec.layers})  # a cache group each, full attention first
         self._layers = [
             self._layer(params, number, windows.index(layer.attention.window), max_len)
             for number, layer in enumerate(spec.layers)
         ]
-        self._final_norm = RMSNorm.of(params, "final_norm", names.final_norm, hidden, self._norms)
+        self._final_norm = norm_of(params, "final_norm", names.final_norm, hidden, spec.norms)
         self._head = (
             Linear("head", table)
             if spec.tied
@@ -72,60 +59,32 @@ class Decoder:
         residual = self._embedding(t, step.token_ids)
         x: Value | None = None
         for layer in self._layers:
-            x = layer.attention_norm(t, residual) if x is None else layer.attention_norm.after_add(t, x, residual)
-            x = layer.attention(t, x, step)
-            x = layer.post_attention_norm.in_place(t, x) if layer.post_attention_norm else x
-            x = layer.mlp_norm.after_add(t, x, residual)
-            x = layer.mlp(t, x)
-            x = layer.post_mlp_norm.in_place(t, x) if layer.post_mlp_norm else x
+            x = layer(t, x, residual, step)
         assert x is not None, "a decoder has at least one layer"
         x = select(t, "select.x", x, step.logit_rows)
         residual = select(t, "select.residual", residual, step.logit_rows)
         x = self._final_norm.after_add(t, x, residual)
         logits = t.external("logits", (R, self.spec.vocab_size), x.dtype)
         self._head.into(t, x, logits)
+        if self.spec.logit_scale != 1.0:
+            t.call(elementwise.scale, "head.scale", x=logits, factor=self.spec.logit_scale)
         if self.spec.logit_softcap:
             t.call(elementwise.softcap, "head.softcap", x=logits, cap=self.spec.logit_softcap)
         return t.finish()
 
-    def _layer(self, params: ParameterList, number: int, group: int, max_len: int) -> _Layer:
+    def _layer(self, params: ParameterList, number: int, group: int, max_len: int) -> DecoderLayer:
         spec, names = self.spec.layers[number], self.spec.names
-        site, source = f"layers.{number}", names.layer.format(number)
-        hidden = self.spec.hidden_size
         a = spec.attention
-        cache = KVRef(number, group, a.num_kv_heads, a.head_dim, a.head_dim, params.dtype)
-
-        def norm(name: str, tensor: str) -> RMSNorm:
-            return RMSNorm.of(params, f"{site}.{name}", f"{source}.{tensor}", hidden, self._norms)
-
-        return _Layer(
-            norm("attention_norm", names.attention_norm),
-            Attention.of(
-                params,
-                f"{site}.attention",
-                f"{source}.{names.attention}",
-                hidden=hidden,
-                heads=Heads(a.num_heads, a.num_kv_heads, a.head_dim),
-                scores=Scores(a.scale, a.window, a.softcap),
-                cache=cache,
-                rope=a.rope.constant(max_len),
-                rope_style=a.rope.style,
-                qkv_bias=a.qkv_bias,
-                out_bias=a.out_bias,
-                norms=self._norms if a.qk_norm else None,
-            ),
-            norm("post_attention_norm", names.post_attention_norm) if spec.post_norms else None,
-            norm("mlp_norm", names.mlp_norm),
-            GatedMLP.of(
-                params,
-                f"{site}.mlp",
-                f"{source}.{names.mlp}",
-                hidden=hidden,
-                inner=spec.mlp.inner_size,
-                kind=spec.mlp.act,
-                bias=spec.mlp.bias,
-            ),
-            norm("post_mlp_norm", names.post_mlp_norm) if spec.post_norms else None,
+        return decoder_layer(
+            params,
+            f"layers.{number}",
+            names.layer.format(number),
+            spec,
+            names=names,
+            hidden=self.spec.hidden_size,
+            norms=self.spec.norms,
+            cache=KVRef(number, group, a.num_kv_heads, a.head_dim, a.head_dim, params.dtype),
+            max_len=max_len,
         )
 
     def _cache_group(self, number: int, window: int) -> CacheGroup:

@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aphrodite.errors import ModelError
-from aphrodite.models import gemma2, gemma3, llama, mistral
+from aphrodite.models import (
+    cohere,
+    cohere2,
+    gemma2,
+    gemma3,
+    llama,
+    mistral,
+    mixtral,
+    phi3,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+    starcoder2,
+)
 from aphrodite.models.config import HFConfig
 from aphrodite.models.spec import DecoderSpec
 
-_PAGES = (gemma2, gemma3, llama, mistral)
+_PAGES = (cohere, cohere2, gemma2, gemma3, llama, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe, starcoder2)
 FAMILIES: dict[str, Callable[[HFConfig], DecoderSpec]] = {
     name: page.spec for page in _PAGES for name in page.ARCHITECTURES
 }

@@ -36,11 +36,10 @@ class Parameter:
     others: tuple[tuple[Source, ...], ...] = ()
 
     def as_in(self, tensors: Container[str]) -> Parameter:
-        """The parameter, filled from the first form whose tensors are all there; if none is whole, from its own."""
-        for form in (self.sources, *self.others):
-            if all(source.tensor in tensors for source in form):
-                return replace(self, sources=form, others=())
-        return replace(self, others=())
+        """The parameter in the form that these are, or are nearest to."""
+        forms = (self.sources, *self.others)
+        best = max(forms, key=lambda form: sum(source.tensor in tensors for source in form) / len(form))
+        return replace(self, sources=best, others=())
 
 
 @dataclass
