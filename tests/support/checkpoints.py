@@ -100,9 +100,7 @@ FAMILIES: Mapping[str, Family] = {
     "mixtral": Family(MixtralConfig, MixtralForCausalLM, {"head_dim": 16, **EXPERTS}),
     "qwen2": Family(Qwen2Config, Qwen2ForCausalLM),
     "qwen3": Family(Qwen3Config, Qwen3ForCausalLM, {"head_dim": 16}),
-    "qwen3_moe": Family(
-        Qwen3MoeConfig, Qwen3MoeForCausalLM, {"head_dim": 16, "moe_intermediate_size": 40, **EXPERTS}
-    ),
+    "qwen3_moe": Family(Qwen3MoeConfig, Qwen3MoeForCausalLM, {"head_dim": 16, "moe_intermediate_size": 40, **EXPERTS}),
     "phi3": Family(Phi3Config, Phi3ForCausalLM, {"pad_token_id": 0}),
     "starcoder2": Family(Starcoder2Config, Starcoder2ForCausalLM),
     "cohere": Family(CohereConfig, CohereForCausalLM),

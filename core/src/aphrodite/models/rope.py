@@ -43,7 +43,8 @@ def read_rope(
             f"{part.where}: {nested[0]!r} is an object, but all layers of this architecture have one rotary embedding",
             subject="rope_parameters",
         )
-    return _Reader(config, part, max_position, aliases or {}).rope(head_dim, theta, style, partial)
+    reader = _Reader(config, part, max_position, aliases or {})
+    return reader.rope(head_dim, config.positive("rope_theta", theta), style, partial)
 
 
 def read_layer_ropes(
@@ -96,7 +97,7 @@ class _Reader:
         part = self._part
         name = part.get("rope_type", str, part.get("type", str, DEFAULT))
         kind = self._aliases.get(name, name)
-        theta = part.positive("rope_theta", self._config.positive("rope_theta", theta))
+        theta = part.positive("rope_theta", theta)
         dim = self._rotary_dim(head_dim, kind, partial)
         if kind == DEFAULT:
             return RopeSpec(theta, dim, style)
