@@ -161,8 +161,8 @@ def choose_sizes(
             )
         reasons.say(
             "rope",
-            f"the factor of the dynamic scaling is that of {longest} tokens, max_model_len, for every sequence: one as "
-            f"short as {limit.num_tokens} or less is read as with it too",
+            f"the dynamic scaling is that of {longest} tokens, max_model_len, for every sequence, however short: the "
+            "cache cannot hold keys that turn with the length",
         )
     block_size = cache.block_size or limits.block_sizes[0]
     if block_size not in limits.block_sizes:

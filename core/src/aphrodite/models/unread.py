@@ -11,34 +11,36 @@ from typing import Any
 from aphrodite.errors import ModelError
 from aphrodite.models.config import HFConfig
 
-# By name, the values that change nothing; null, false and an empty list never do.
+_OFF: tuple[object, ...] = (None, False, [])
+
+# By name, the values that change nothing.
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "alibi": (),
-    "attention_chunk_size": (),
-    "attention_multiplier": (),
-    "attn_logit_softcapping": (),
-    "attn_temperature_tuning": (),
-    "clip_qkv": (),
-    "embedding_multiplier": (1,),
-    "final_logit_softcapping": (),
-    "interleaved_sliding_window": (),
-    "is_causal": (True,),
-    "logit_scale": (1,),
-    "logits_scaling": (1,),
-    "n_group": (1,),
-    "no_rope_layer_interval": (),
-    "no_rope_layers": (),
-    "parallel_attn": (),
-    "query_pre_attn_scalar": (),
-    "residual_multiplier": (1,),
-    "rope_interleave": (),
-    "rotary_pct": (1,),
-    "routed_scaling_factor": (1,),
-    "scoring_func": ("softmax",),
-    "sliding_window": (),
-    "use_bidirectional_attention": (),
-    "use_parallel_residual": (),
-    "use_sliding_window": (),
+    "alibi": _OFF,
+    "attention_chunk_size": _OFF,
+    "attention_multiplier": _OFF,
+    "attn_logit_softcapping": _OFF,
+    "attn_temperature_tuning": _OFF,
+    "clip_qkv": _OFF,
+    "embedding_multiplier": (*_OFF, 1),
+    "final_logit_softcapping": _OFF,
+    "interleaved_sliding_window": _OFF,
+    "is_causal": (None, True),
+    "logit_scale": (*_OFF, 1),
+    "logits_scaling": (*_OFF, 1),
+    "n_group": (*_OFF, 1),
+    "no_rope_layer_interval": _OFF,
+    "no_rope_layers": _OFF,
+    "parallel_attn": _OFF,
+    "query_pre_attn_scalar": _OFF,
+    "residual_multiplier": (*_OFF, 1),
+    "rope_interleave": _OFF,
+    "rotary_pct": (*_OFF, 1),
+    "routed_scaling_factor": (*_OFF, 1),
+    "scoring_func": (*_OFF, "softmax"),
+    "sliding_window": _OFF,
+    "use_bidirectional_attention": _OFF,
+    "use_parallel_residual": _OFF,
+    "use_sliding_window": _OFF,
 }
 
 
@@ -64,7 +66,7 @@ def refuse_unread(config: HFConfig, read: set[str]) -> None:
     """ModelError for a field that changes the network and is not among those that its page has read."""
     for name, neutral in _NEUTRAL.items():
         value = config.data.get(name)
-        if name in read or value in (None, False, []) or value in neutral:
+        if name in read or value in neutral:
             continue
         if name == "sliding_window" and config.data.get("use_sliding_window") is False:
             continue
