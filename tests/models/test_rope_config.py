@@ -13,7 +13,6 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
 from aphrodite.errors import ModelError
-from aphrodite.layers.rope import LongRopeScaling
 from aphrodite.models.config import HFConfig
 from aphrodite.models.rope import read_rope
 from tests.support.checkpoints import DEFAULTS
@@ -115,13 +114,15 @@ def test_a_part_of_each_head_is_rotated_where_the_family_does_so(tmp_path: Path)
         torch.testing.assert_close(spec.table(300), torch.cat((cos[0, :, :6], sin[0, :, :6]), -1), rtol=0, atol=2e-6)
 
 
-def test_longropes_other_regime_is_that_of_transformers_beyond_the_original_length(tmp_path: Path) -> None:
+def test_longropes_table_has_both_parts_where_sequences_may_be_longer(tmp_path: Path) -> None:
     config = AutoConfig.from_pretrained(written(tmp_path, {"rope_parameters": LONGROPE}))
-    cos, _ = LlamaRotaryEmbedding(config=config)(torch.zeros(1), torch.arange(401)[None])
-    scaling = read_rope(HFConfig.read(tmp_path), 16).scaling
-    assert isinstance(scaling, LongRopeScaling)
-    angle = torch.arange(401).float()[:, None] * scaling.regime(scaling.long, 1e4, 16)
-    torch.testing.assert_close(angle.cos() * scaling.attention_factor, cos[0, :, :8], rtol=0, atol=2e-6)
+    spec = read_rope(HFConfig.read(tmp_path), 16)
+    assert (spec.switch(400), spec.switch(401)) == (None, 400)
+    assert spec.constant(400).shape == (400, 16) and spec.constant(410).shape == (820, 16)
+    for length, start in ((400, 0), (410, 410)):
+        cos, sin = LlamaRotaryEmbedding(config=config)(torch.zeros(1), torch.arange(length)[None])
+        truth = torch.cat((cos[0, :, :8], sin[0, :, :8]), -1)
+        torch.testing.assert_close(spec.table(410)[start : start + length], truth, rtol=0, atol=2e-6)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aphrodite.layers.linear import Linear
 from aphrodite.layers.norm import HeadNorm, NormForm, head_norm_of
@@ -25,7 +25,10 @@ class GroupInputs:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What a step's layers read. token_ids, positions [T]; seq_lens [S]; cu_q [S + 1]; logit_rows [R]"""
+    """What a step's layers read. token_ids, positions [T]; seq_lens [S]; cu_q [S + 1]; logit_rows [R]
+
+    table_positions  places [T] in rotary tables of two parts, by the length at which sequences change to the second
+    """
 
     token_ids: Value
     positions: Value
@@ -33,6 +36,7 @@ class StepInputs:
     cu_q: Value
     logit_rows: Value
     groups: Mapping[int, GroupInputs]
+    table_positions: Mapping[int, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Attention:
     cache: KVRef
     rope: ConstantRef | None
     rope_style: str
+    rope_switch: int | None = None
     norms: tuple[HeadNorm, HeadNorm] | None = None
 
     @classmethod
@@ -81,6 +86,7 @@ class Attention:
         cache: KVRef,
         rope: ConstantRef | None,
         rope_style: str,
+        rope_switch: int | None,
         qkv_bias: bool,
         out_bias: bool,
         norms: NormForm | None,
@@ -96,7 +102,7 @@ class Attention:
                 for name, number in (("q_norm", heads.num_heads), ("k_norm", heads.num_kv_heads))
             )
             pair = q_norm, k_norm
-        return cls(site, qkv, out, heads, scores, cache, rope, rope_style, pair)
+        return cls(site, qkv, out, heads, scores, cache, rope, rope_style, rope_switch, pair)
 
     def __call__(self, t: Tracer, x: Value, step: StepInputs) -> Value:
         """x [T, H] -> [T, H]"""
@@ -116,7 +122,7 @@ class Attention:
                 f"{self.site}.rope",
                 q=q,
                 k=k,
-                pos=step.positions,
+                pos=step.positions if self.rope_switch is None else step.table_positions[self.rope_switch],
                 cos_sin=self.rope,
                 style=self.rope_style,
             )

@@ -32,8 +32,14 @@ class Scaling(Protocol):
         """Multiplies every cosine and sine, and so scores by its square."""
         ...
 
-    def frequencies(self, theta: float, dim: int, max_len: int) -> torch.Tensor:
-        """Angular frequencies [dim / 2], radians a token, for sequences of up to max_len tokens."""
+    @property
+    def switch(self) -> int | None:
+        """The length beyond which a sequence has other frequencies, for all of its positions; None: there is none."""
+        ...
+
+    def frequencies(self, theta: float, dim: int, max_len: int) -> tuple[torch.Tensor, ...]:
+        """Angular frequencies [dim / 2], radians a token, for sequences of up to max_len tokens; where max_len is
+        beyond `switch` two, of shorter sequences and of longer ones."""
         ...
 
     def longest(self, max_position: int) -> Longest | None:
@@ -48,6 +54,10 @@ class _Plain:
     def attention_factor(self) -> float:
         return 1.0
 
+    @property
+    def switch(self) -> int | None:
+        return None
+
     def longest(self, max_position: int) -> Longest | None:
         return None
 
@@ -61,8 +71,8 @@ class LinearScaling(_Plain):
 
     factor: float
 
-    def frequencies(self, theta: float, dim: int, max_len: int) -> torch.Tensor:
-        return unscaled(theta, dim) / self.factor
+    def frequencies(self, theta: float, dim: int, max_len: int) -> tuple[torch.Tensor, ...]:
+        return (unscaled(theta, dim) / self.factor,)
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,7 @@ class Llama3Scaling(_Plain):
     high_freq_factor: float
     original_max_position: int
 
-    def frequencies(self, theta: float, dim: int, max_len: int) -> torch.Tensor:
+    def frequencies(self, theta: float, dim: int, max_len: int) -> tuple[torch.Tensor, ...]:
         frequency = unscaled(theta, dim)
         wavelength = 2 * math.pi / frequency
         low, high = (self.original_max_position / f for f in (self.low_freq_factor, self.high_freq_factor))
@@ -88,7 +98,7 @@ class Llama3Scaling(_Plain):
         blended = (1 - blend) * frequency / self.factor + blend * frequency
         stretched = torch.where(wavelength > low, frequency / self.factor, frequency)
         between = (wavelength <= low) & (wavelength >= high)
-        return torch.where(between, blended, stretched)
+        return (torch.where(between, blended, stretched),)
 
 
 @dataclass(frozen=True)
@@ -103,10 +113,10 @@ class DynamicScaling(_Plain):
     factor: float
     max_position: int
 
-    def frequencies(self, theta: float, dim: int, max_len: int) -> torch.Tensor:
+    def frequencies(self, theta: float, dim: int, max_len: int) -> tuple[torch.Tensor, ...]:
         length = max(max_len, self.max_position)
         growth = self.factor * length / self.max_position - (self.factor - 1)
-        return unscaled(theta * growth ** (dim / (dim - 2)), dim)
+        return (unscaled(theta * growth ** (dim / (dim - 2)), dim),)
 
     def longest(self, max_position: int) -> Longest:
         return Longest(max_position, "the model's max_position_embeddings", may_be_raised=True)
@@ -129,7 +139,7 @@ class YarnScaling:
     slow: float = 1.0
     truncate: bool = True
 
-    def frequencies(self, theta: float, dim: int, max_len: int) -> torch.Tensor:
+    def frequencies(self, theta: float, dim: int, max_len: int) -> tuple[torch.Tensor, ...]:
         period = theta ** (torch.arange(0, dim, 2).float() / dim)
         kept, stretched = 1.0 / period, 1.0 / (self.factor * period)
         low, high = self._dimension(self.fast, theta, dim), self._dimension(self.slow, theta, dim)
@@ -138,7 +148,11 @@ class YarnScaling:
         low, high = max(low, 0), min(high, dim - 1)
         width = high - low or 0.001
         keep = 1 - ((torch.arange(dim // 2, dtype=torch.float32) - low) / width).clamp(0, 1)
-        return stretched * (1 - keep) + kept * keep
+        return (stretched * (1 - keep) + kept * keep,)
+
+    @property
+    def switch(self) -> int | None:
+        return None
 
     def _dimension(self, turns: float, theta: float, dim: int) -> float:
         """The dimension that turns so often within the original length."""
@@ -164,14 +178,14 @@ class LongRopeScaling:
     original_max_position: int
     attention_factor: float
 
-    def frequencies(self, theta: float, dim: int, max_len: int) -> torch.Tensor:
-        """Those of `short`: see `longest`."""
-        return self.regime(self.short, theta, dim)
+    @property
+    def switch(self) -> int | None:
+        return self.original_max_position
 
-    def regime(self, factors: tuple[float, ...], theta: float, dim: int) -> torch.Tensor:
-        """The frequencies of one of the two lists."""
+    def frequencies(self, theta: float, dim: int, max_len: int) -> tuple[torch.Tensor, ...]:
         exponent = torch.arange(0, dim, 2, dtype=torch.int64).float() / dim
-        return 1.0 / (torch.tensor(factors) * theta**exponent)
+        regimes = (self.short, self.long) if max_len > self.original_max_position else (self.short,)
+        return tuple(1.0 / (torch.tensor(factors) * theta**exponent) for factors in regimes)
 
     def longest(self, max_position: int) -> Longest:
         """No further than `short` serves: a sequence that grows beyond must compute its keys anew with `long`."""
@@ -193,20 +207,31 @@ class RopeSpec:
     style: str = "neox"
     scaling: Scaling | None = None
 
+    def switch(self, max_len: int) -> int | None:
+        """The length beyond which a sequence reads the second part of the table, if max_len is beyond it."""
+        at = self.scaling.switch if self.scaling else None
+        return at if at is not None and at < max_len else None
+
     def table(self, max_len: int) -> torch.Tensor:
-        """[max_len, rotary_dim] f32: cosines of rotary_dim / 2 frequencies, then their sines."""
-        if self.scaling is None:
-            frequency, factor = unscaled(self.theta, self.rotary_dim), 1.0
-        else:
-            frequency = self.scaling.frequencies(self.theta, self.rotary_dim, max_len)
-            factor = self.scaling.attention_factor
-        angle = torch.arange(max_len).float()[:, None] * frequency
-        return torch.cat((angle.cos(), angle.sin()), -1) * factor
+        """[P, rotary_dim] f32: cosines of rotary_dim / 2 frequencies, then their sines. P is max_len, or twice that
+        where sequences beyond `switch` have frequencies of their own: theirs stand behind the others."""
+        factor = self.scaling.attention_factor if self.scaling else 1.0
+        parts = []
+        for frequency in self._frequencies(max_len):
+            angle = torch.arange(max_len).float()[:, None] * frequency
+            parts.append(torch.cat((angle.cos(), angle.sin()), -1) * factor)
+        return torch.cat(parts)
 
     def constant(self, max_len: int) -> ConstantRef:
         """The table as a constant of a Program; layers of one spec share it."""
         name = f"rope({self.theta!r},{self.rotary_dim},{self.scaling})"
-        return ConstantRef(name, (max_len, self.rotary_dim), "f32", lambda: self.table(max_len))
+        length = max_len if self.switch(max_len) is None else 2 * max_len
+        return ConstantRef(name, (length, self.rotary_dim), "f32", lambda: self.table(max_len))
+
+    def _frequencies(self, max_len: int) -> tuple[torch.Tensor, ...]:
+        if self.scaling is None:
+            return (unscaled(self.theta, self.rotary_dim),)
+        return self.scaling.frequencies(self.theta, self.rotary_dim, max_len)
 
 
 def unscaled(theta: float, dim: int) -> torch.Tensor:

@@ -26,6 +26,7 @@ class Decoder:
 
     dtype    of weights, activations and cache
     max_len  positions in the rotary tables
+    switches, of a decoder: lengths beyond which all keys of a sequence are others, with frequencies of their own
     """
 
     def __init__(self, spec: DecoderSpec, dtype: str, max_len: int) -> None:
@@ -45,6 +46,9 @@ class Decoder:
             if spec.tied
             else Linear.stacked(params, "head", [(names.head, spec.vocab_size)], hidden, bias=False)
         )
+        switches = {layer.attention.rope_switch for layer in self._layers}
+        self.switches = tuple(sorted(at for at in switches if at is not None))
+        self._max_len = max_len
         self.parameters: dict[str, Parameter] = params.parameters
         self.kv_refs = tuple(layer.attention.cache for layer in self._layers)
         self.cache_groups = tuple(self._cache_group(number, window) for number, window in enumerate(windows))
@@ -55,7 +59,7 @@ class Decoder:
         table_width  blocks a sequence may have; meta_words: what Limits says attn_plan kernels need
         """
         t = Tracer("forward")
-        step = _step_inputs(t, len(self.cache_groups), block_size, table_width, meta_words)
+        step = self._step_inputs(t, block_size, table_width, meta_words)
         residual = self._embedding(t, step.token_ids)
         x: Value | None = None
         for layer in self._layers:
@@ -95,45 +99,56 @@ class Decoder:
         )
         return CacheGroup("sliding", layers, window) if window else CacheGroup("full", layers)
 
-
-def _step_inputs(t: Tracer, num_groups: int, block_size: int, table_width: int, meta_words: int) -> StepInputs:
-    """Record what turns the step's plan and the row state into packed inputs; draw_rows and forced go to sampling."""
-    rows = RowsRef()
-    seq_rows, num_new, num_logits, draws = (
-        t.external(name, (S,), "i32") for name in ("seq_rows", "num_new", "num_logits", "draws")
-    )
-    draw_rows, forced = t.external("draw_rows", (R,), "i32"), t.external("forced", (R,), "i64")
-    token_ids, positions, row_of_token, cu_q, seq_lens, logit_rows = t.call(
-        row_ops.step_inputs,
-        "step.inputs",
-        sizes={"T": T, "R": R},
-        draw_rows=draw_rows,
-        forced=forced,
-        rows=rows,
-        seq_rows=seq_rows,
-        num_new=num_new,
-        num_logits=num_logits,
-        draws=draws,
-    )
-    groups = {}
-    for group in range(num_groups):
-        slots, tables = t.call(
-            row_ops.step_slots,
-            f"step.slots{group}",
-            sizes={"B": table_width},
+    def _step_inputs(self, t: Tracer, block_size: int, table_width: int, meta_words: int) -> StepInputs:
+        """Record what turns the step's plan and the row state into packed inputs. draw_rows, forced go to sampling."""
+        rows = RowsRef()
+        seq_rows, num_new, num_logits, draws = (
+            t.external(name, (S,), "i32") for name in ("seq_rows", "num_new", "num_logits", "draws")
+        )
+        draw_rows, forced = t.external("draw_rows", (R,), "i32"), t.external("forced", (R,), "i64")
+        token_ids, positions, row_of_token, cu_q, seq_lens, logit_rows = t.call(
+            row_ops.step_inputs,
+            "step.inputs",
+            sizes={"T": T, "R": R},
+            draw_rows=draw_rows,
+            forced=forced,
             rows=rows,
             seq_rows=seq_rows,
-            row_of_token=row_of_token,
-            positions=positions,
-            group=group,
-            block_size=block_size,
+            num_new=num_new,
+            num_logits=num_logits,
+            draws=draws,
         )
-        meta = t.call(
-            attention_ops.attn_plan,
-            f"step.plan{group}",
-            sizes={"P": meta_words},
-            seq_lens=seq_lens,
-            cu_q=cu_q,
-        )
-        groups[group] = GroupInputs(slots, tables, meta)
-    return StepInputs(token_ids, positions, seq_lens, cu_q, logit_rows, groups)
+        groups = {}
+        for group in range(len(self.cache_groups)):
+            slots, tables = t.call(
+                row_ops.step_slots,
+                f"step.slots{group}",
+                sizes={"B": table_width},
+                rows=rows,
+                seq_rows=seq_rows,
+                row_of_token=row_of_token,
+                positions=positions,
+                group=group,
+                block_size=block_size,
+            )
+            meta = t.call(
+                attention_ops.attn_plan,
+                f"step.plan{group}",
+                sizes={"P": meta_words},
+                seq_lens=seq_lens,
+                cu_q=cu_q,
+            )
+            groups[group] = GroupInputs(slots, tables, meta)
+        places = {
+            at: t.call(
+                row_ops.table_positions,
+                f"step.rope{at}",
+                positions=positions,
+                row_of_token=row_of_token,
+                rows=rows,
+                original=at,
+                stride=self._max_len,
+            )
+            for at in self.switches
+        }
+        return StepInputs(token_ids, positions, seq_lens, cu_q, logit_rows, groups, places)

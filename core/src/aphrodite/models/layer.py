@@ -75,6 +75,7 @@ def decoder_layer(
             cache=cache,
             rope=a.rope.constant(max_len) if a.rope else None,
             rope_style=a.rope.style if a.rope else "",
+            rope_switch=a.rope.switch(max_len) if a.rope else None,
             qkv_bias=a.qkv_bias,
             out_bias=a.out_bias,
             norms=norms if a.qk_norm else None,
