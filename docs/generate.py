@@ -83,6 +83,7 @@ def contract_page() -> str:
     for op in OPS.values():
         schema = op.schema.text.replace("\n", " ")
         forms = "reference and portable form" if op.portable else "the reference is portable"
+        forms += "; both read the host, so steps that they serve are not captured" if op.reads_host else ""
         about = inspect.getdoc(op.reference) or ""
         parts.append(f"### `{op.name}`\n\n`{schema}`\n\n```text\n{about}\n```\n\nTorch forms: {forms}.\n")
     parts.append("## Composites\n\nA kernel may serve one of these runs of calls whole.\n")

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from aphrodite.models.registry import FAMILIES
+from aphrodite.models.rope import _SCALINGS, DEFAULT
 from tests.support.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +38,11 @@ def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
 
 def test_the_walk_links_to_the_files_it_speaks_of() -> None:
     assert len(LINK.findall((ROOT / "docs/walk.md").read_text())) > 25
+
+
+def test_the_page_of_models_lists_what_is_read() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/models.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted([*FAMILIES, DEFAULT, *_SCALINGS])
 
 
 @pytest.fixture

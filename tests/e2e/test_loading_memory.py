@@ -16,6 +16,8 @@ from tests.support.checkpoints import Checkpoints, write_json
 
 # A wide network of two layers, tied: 302 MB in float32, of which a matrix of the feed-forward is 38 MB.
 HIDDEN, INNER, LAYERS, VOCAB = 1536, 6144, 2, 1024
+# The same sizes with experts: each has a sixth of the feed-forward, so that all together weigh as much as it.
+EXPERTS = 6
 # What is there beside the weights: the cache (4 blocks), the arena of a step of 16 tokens, row state, staging buffers,
 # the rotary table, Python objects. Fixed by the settings below.
 REST_BYTES = 12 << 20
@@ -47,60 +49,83 @@ print(json.dumps({"before": before, "peak": peak, "tokens": output.outputs[0].to
 """
 
 
-def shapes() -> Mapping[str, tuple[int, ...]]:
+def shapes(form: str) -> Mapping[str, tuple[int, ...]]:
+    """Tensors of a network without experts ("dense"), or with each of them alone ("single") or all in one ("fused")."""
     found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCAB, HIDDEN), "model.norm.weight": (HIDDEN,)}
     for layer in range(LAYERS):
         at = f"model.layers.{layer}"
         found |= {f"{at}.self_attn.{name}_proj.weight": (HIDDEN, HIDDEN) for name in "qkvo"}
-        found |= {f"{at}.mlp.{name}_proj.weight": (INNER, HIDDEN) for name in ("gate", "up")}
-        found |= {f"{at}.mlp.down_proj.weight": (HIDDEN, INNER)}
+        if form == "dense":
+            found |= {f"{at}.mlp.{name}_proj.weight": (INNER, HIDDEN) for name in ("gate", "up")}
+            found |= {f"{at}.mlp.down_proj.weight": (HIDDEN, INNER)}
+        else:
+            found |= {f"{at}.mlp.gate.weight": (EXPERTS, HIDDEN)}
+            found |= {f"{at}.self_attn.{name}_norm.weight": (HIDDEN // 12,) for name in "qk"}
+        inner = INNER // EXPERTS
+        if form == "fused":
+            found |= {f"{at}.mlp.experts.gate_up_proj": (EXPERTS, 2 * inner, HIDDEN)}
+            found |= {f"{at}.mlp.experts.down_proj": (EXPERTS, HIDDEN, inner)}
+        elif form == "single":
+            for number in range(EXPERTS):
+                expert = f"{at}.mlp.experts.{number}"
+                found |= {f"{expert}.{name}_proj.weight": (inner, HIDDEN) for name in ("gate", "up")}
+                found |= {f"{expert}.down_proj.weight": (HIDDEN, inner)}
         found |= {f"{at}.{name}_layernorm.weight": (HIDDEN,) for name in ("input", "post_attention")}
     return found
 
 
-def write_checkpoint(folder: Path, dtype: torch.dtype) -> None:
+def write_checkpoint(folder: Path, dtype: torch.dtype, form: str) -> None:
     """The checkpoint in shards of a few tensors each."""
     folder.mkdir()
     config = {
-        "architectures": ["LlamaForCausalLM"],
+        "architectures": ["LlamaForCausalLM" if form == "dense" else "Qwen3MoeForCausalLM"],
         "vocab_size": VOCAB,
         "hidden_size": HIDDEN,
         "intermediate_size": INNER,
         "num_hidden_layers": LAYERS,
         "num_attention_heads": 12,
+        "num_key_value_heads": 12,
+        "moe_intermediate_size": INNER // EXPERTS,
+        "num_experts": EXPERTS,
+        "num_experts_per_tok": 2,
         "max_position_embeddings": 64,
         "tie_word_embeddings": True,
         "dtype": str(dtype).removeprefix("torch."),
     }
     write_json(folder / "config.json", config)
-    names = list(shapes())
+    sizes = shapes(form)
+    names = list(sizes)
     parts = [names[start : start + 5] for start in range(0, len(names), 5)]
     index = {}
     for number, part in enumerate(parts, start=1):
         file = f"model-{number:05}-of-{len(parts):05}.safetensors"
-        save_file({name: (torch.randn(shapes()[name]) * 0.02).to(dtype) for name in part}, folder / file)
+        save_file({name: (torch.randn(sizes[name]) * 0.02).to(dtype) for name in part}, folder / file)
         index |= dict.fromkeys(part, file)
     write_json(folder / "model.safetensors.index.json", {"weight_map": index})
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "form"),
+    [(torch.float32, "dense"), (torch.bfloat16, "dense"), (torch.bfloat16, "single"), (torch.bfloat16, "fused")],
+    ids=str,
+)
 def test_peak_of_loading_is_the_weights_and_a_part_of_the_largest_tensor(
-    dtype: torch.dtype, checkpoints: Checkpoints, tmp_path: Path
+    dtype: torch.dtype, form: str, checkpoints: Checkpoints, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    write_checkpoint(tmp_path / "wide", dtype)
+    write_checkpoint(tmp_path / "wide", dtype, form)
     tiny = checkpoints.llama(seed=20, num_hidden_layers=1)
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tiny), str(tmp_path / "wide")], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
-    sizes = [torch.Size(shape).numel() * 4 for shape in shapes().values()]  # as computed with: float32
-    weights, largest = sum(sizes), max(sizes)
+    sizes = [torch.Size(shape).numel() * 4 for shape in shapes(form).values()]  # as computed with: float32
+    weights, largest = sum(sizes), HIDDEN * INNER * 4
     growth = seen["peak"] - seen["before"]
     print(
-        f"from {dtype}: grew by {growth / 1e6:.1f} MB for {weights / 1e6:.1f} MB of weights, largest tensor "
+        f"from {dtype}, {form}: grew by {growth / 1e6:.1f} MB for {weights / 1e6:.1f} MB of weights, largest tensor "
         f"{largest / 1e6:.1f} MB: {(growth - weights) / 1e6:.1f} MB above the weights"
     )
     assert len(seen["tokens"]) == 2

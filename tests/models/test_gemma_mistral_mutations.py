@@ -14,17 +14,13 @@ import pytest
 from aphrodite import LLM
 from aphrodite.layers.attention import Attention, GroupInputs
 from aphrodite.layers.norm import RMSNorm
-from aphrodite.models import registry
-from aphrodite.models.spec import AttentionSpec, DecoderSpec
-from aphrodite.program.trace import Tracer
 from aphrodite.program.values import Value
-from tests.models.test_gemma_mistral_parity import GEMMA2, GEMMA3, MISTRAL, STRETCHED, unlike_pools
+from tests.models.test_gemma_mistral_parity import GEMMA2, GEMMA3, MISTRAL, STRETCHED
 from tests.support.checkpoints import Checkpoints
+from tests.support.mutations import Patch, attention, calls, network
 from tests.support.parity import ParityError, check_parity, random_prompts
 from tests.support.reference import Reference
 
-__all__ = ["unlike_pools"]
-Patch = pytest.MonkeyPatch
 Load = Callable[..., Reference]
 SUBJECTS: dict[str, dict[str, Any]] = {
     "mistral": MISTRAL,
@@ -40,44 +36,24 @@ def run(name: str, checkpoints: Checkpoints, reference: Load) -> None:
         check_parity(llm, reference(folder), random_prompts((1, 2, 17, 40), seed=1), num_tokens=4)
 
 
-def network(patch: Patch, **changed: Any) -> None:
-    """Change fields of every network that is read."""
-    for name, read in dict(registry.FAMILIES).items():
-        patch.setitem(registry.FAMILIES, name, lambda config, read=read: dataclasses.replace(read(config), **changed))
-
-
-def layers(patch: Patch, change: Callable[[int, AttentionSpec], dict[str, Any]]) -> None:
-    """Change fields of each layer's attention, given its number and what they are."""
-
-    def changed(spec: DecoderSpec) -> DecoderSpec:
-        made = []
-        for number, layer in enumerate(spec.layers):
-            attention = dataclasses.replace(layer.attention, **change(number, layer.attention))
-            made.append(dataclasses.replace(layer, attention=attention))
-        return dataclasses.replace(spec, layers=tuple(made))
-
-    for name, read in dict(registry.FAMILIES).items():
-        patch.setitem(registry.FAMILIES, name, lambda config, read=read: changed(read(config)))
-
-
 def window_one_more(patch: Patch) -> None:
-    layers(patch, lambda _, a: {"window": a.window + 1 if a.window else 0})
+    attention(patch, lambda _, a: {"window": a.window + 1 if a.window else 0})
 
 
 def window_one_less(patch: Patch) -> None:
-    layers(patch, lambda _, a: {"window": a.window - 1 if a.window else 0})
+    attention(patch, lambda _, a: {"window": a.window - 1 if a.window else 0})
 
 
 def window_in_one_layer_too_few(patch: Patch) -> None:
-    layers(patch, lambda number, a: {"window": a.window if number else 0})
+    attention(patch, lambda number, a: {"window": a.window if number else 0})
 
 
 def window_in_every_layer(patch: Patch) -> None:
-    layers(patch, lambda _, a: {"window": 11})
+    attention(patch, lambda _, a: {"window": 11})
 
 
 def attention_softcap_dropped(patch: Patch) -> None:
-    layers(patch, lambda _, a: {"softcap": 0.0})
+    attention(patch, lambda _, a: {"softcap": 0.0})
 
 
 def logit_softcap_dropped(patch: Patch) -> None:
@@ -85,15 +61,15 @@ def logit_softcap_dropped(patch: Patch) -> None:
 
 
 def scale_of_the_head_size(patch: Patch) -> None:
-    layers(patch, lambda _, a: {"scale": a.head_dim**-0.5})
+    attention(patch, lambda _, a: {"scale": a.head_dim**-0.5})
 
 
 def base_of_the_other_kind_of_layer(patch: Patch) -> None:
-    layers(patch, lambda _, a: {"rope": dataclasses.replace(a.rope, theta=1e4)})
+    attention(patch, lambda _, a: {"rope": dataclasses.replace(a.rope, theta=1e4)})
 
 
 def positions_not_stretched(patch: Patch) -> None:
-    layers(patch, lambda _, a: {"rope": dataclasses.replace(a.rope, scaling=None)})
+    attention(patch, lambda _, a: {"rope": dataclasses.replace(a.rope, scaling=None)})
 
 
 def norm_offset_dropped(patch: Patch) -> None:
@@ -127,12 +103,7 @@ def q_norm_and_k_norm_exchanged(patch: Patch) -> None:
 
 
 def gelu_of_the_error_function(patch: Patch) -> None:
-    original = Tracer.call
-
-    def call(self: Tracer, given: Any, site: str, **args: Any) -> Any:
-        return original(self, given, site, **(args | {"kind": "gelu_erf"} if given.name == "act_mul@1" else args))
-
-    patch.setattr(Tracer, "call", call)
+    calls(patch, "act_mul@1", kind=lambda _: "gelu_erf")
 
 
 def slots_of_another_group(patch: Patch) -> None:

@@ -7,12 +7,9 @@ from typing import Any
 
 import pytest
 
-from aphrodite import LLM
-from aphrodite.kv.pool import BlockPool
-from aphrodite.sched.scheduler import Scheduler
 from tests.support.checkpoints import Checkpoints
-from tests.support.devices import block_size
-from tests.support.parity import check_parity, compare_forced, random_prompts
+from tests.support.engines import engine, watch_preemption
+from tests.support.parity import check_half_precision, check_parity, compare_forced, random_prompts
 from tests.support.reference import Reference
 
 Load = Callable[..., Reference]
@@ -99,19 +96,6 @@ SUBJECTS = ("mistral: a window in every layer", "gemma 2", "gemma 3: full layers
 SEVERAL = (1, 2, 17, 75)
 
 
-def engine(folder: object, device: str, cache_tokens: int = 800, **settings: Any) -> LLM:
-    """An engine that computes in float32, with steps small enough that prompts are cut at odd places."""
-    size = settings.get("block_size") or block_size(device)
-    settings = {
-        "dtype": "float32",
-        "max_model_len": 200,
-        "num_blocks": -(-cache_tokens // size),
-        "max_num_batched_tokens": 37,
-        **settings,
-    }
-    return LLM(str(folder), device=device, **settings)
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_token_and_log_probability_is_that_of_transformers(
     name: str, device: str, checkpoints: Checkpoints, reference: Load
@@ -164,36 +148,13 @@ def test_mixed_batch_is_right_however_it_is_cut(
 def test_preempted_sequences_compute_the_same_tokens_again(
     name: str, device: str, checkpoints: Checkpoints, reference: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    preempted: list[int] = []
-    original = Scheduler._preempt
-
-    def spy(self: Scheduler, seq: Any) -> None:
-        preempted.append(seq.num_output)
-        original(self, seq)
-        self.check()
-
-    monkeypatch.setattr(Scheduler, "_preempt", spy)
+    preempted = watch_preemption(monkeypatch)
     folder = checkpoints.make(**CONFIGS[name])
     prompts = random_prompts((15, 16, 1, 30, 13, 31), seed=4)
     settings = {"max_model_len": 64, "cache_tokens": 64, "max_num_batched_tokens": 24}
     with engine(folder, device, **settings) as llm:
         check_parity(llm, reference(folder), prompts, num_tokens=16, label=f"{name}, preemption, {device}")
     assert any(drawn > 0 for drawn in preempted), "the cache was not small enough to preempt a decoding sequence"
-
-
-@pytest.fixture
-def unlike_pools(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every second pool deals its blocks from the other end, so that groups hold a token in different blocks."""
-    made: list[BlockPool] = []
-    original = BlockPool.__init__
-
-    def init(self: BlockPool, num_blocks: int) -> None:
-        original(self, num_blocks)
-        if len(made) % 2:
-            self._next, self._previous = self._previous, self._next  # the ring of free blocks, the other way round
-        made.append(self)
-
-    monkeypatch.setattr(BlockPool, "__init__", init)
 
 
 @pytest.mark.parametrize("name", SUBJECTS[1:])
@@ -215,15 +176,7 @@ def test_half_precision_is_as_near_to_float32_as_transformers_is(
     exact, theirs = reference(folder, "float32"), reference(folder, dtype)
     prompts = random_prompts(SEVERAL, seed=7)
     with engine(folder, device, dtype=dtype) as llm:
-        beside = compare_forced(llm, theirs, prompts, 8, tolerance=tolerance, teacher=exact)
-        error = compare_forced(llm, exact, prompts, 8, tolerance=tolerance, teacher=exact)
-    gaps = [
-        (theirs.logprobs(text)[:-1] - exact.logprobs(text)[:-1])[range(len(text) - 1), text[1:]]
-        for text in ([*prompt, *exact.greedy(prompt, 8)] for prompt in prompts)
-    ]
-    rms = (sum(gap.square().sum().item() for gap in gaps) / sum(map(len, gaps))) ** 0.5
-    print(f"{name}, {dtype}, {device}: {beside.largest:.2e} at most; {error.rms:.2e} rms beside {rms:.2e}")
-    assert error.rms <= 1.2 * rms
+        check_half_precision(llm, exact, theirs, prompts, tolerance=tolerance, label=f"{name}, {dtype}, {device}")
 
 
 def test_the_core_alone_needs_no_plugin(checkpoints: Checkpoints, reference: Load) -> None:

@@ -6,15 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
-from aphrodite import LLM, SamplingParams
+from aphrodite import SamplingParams
 from aphrodite.errors import CheckpointError
-from aphrodite.sched.scheduler import Scheduler
 from tests.support.checkpoints import Checkpoints
-from tests.support.devices import block_size
-from tests.support.parity import check_parity, compare_forced, random_prompts
+from tests.support.engines import engine, watch_preemption
+from tests.support.parity import check_half_precision, check_parity, random_prompts
 from tests.support.reference import Reference
 
 Load = Callable[..., Reference]
@@ -72,19 +70,6 @@ SEVERAL = (1, 2, 17, 40, 131)
 MANY = (1, 2, 3, 7, 15, 16, 17, 31, 33, 64, 65, 127, 200, 300)
 
 
-def engine(folder: object, device: str, cache_tokens: int = 1600, **settings: Any) -> LLM:
-    """An engine that computes in float32, with steps small enough that prompts are cut at odd places."""
-    size = settings.get("block_size") or block_size(device)
-    settings = {
-        "dtype": "float32",
-        "max_model_len": 400,
-        "num_blocks": -(-cache_tokens // size),
-        "max_num_batched_tokens": 61,
-        **settings,
-    }
-    return LLM(str(folder), device=device, **settings)
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_token_and_log_probability_is_that_of_transformers(
     name: str, device: str, checkpoints: Checkpoints, reference: Load
@@ -131,15 +116,7 @@ def test_block_sizes_of_the_device_change_nothing(device: str, checkpoints: Chec
 def test_preempted_sequences_compute_the_same_tokens_again(
     device: str, checkpoints: Checkpoints, reference: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    preempted: list[int] = []
-    original = Scheduler._preempt
-
-    def spy(self: Scheduler, seq: Any) -> None:
-        preempted.append(seq.num_output)
-        original(self, seq)
-        self.check()
-
-    monkeypatch.setattr(Scheduler, "_preempt", spy)
+    preempted = watch_preemption(monkeypatch)
     folder = checkpoints.llama(**CONFIGS["llama 3: grouped heads"])
     prompts = random_prompts((15, 14, 16, 1, 30, 13, 31, 12), seed=4)
     settings = {"max_model_len": 64, "cache_tokens": 80, "max_num_batched_tokens": 24}
@@ -169,20 +146,7 @@ def test_half_precision_is_as_near_to_float32_as_transformers_is(
     exact, theirs = reference(folder, "float32"), reference(folder, dtype)
     prompts = random_prompts(SEVERAL, seed=7)
     with engine(folder, device, dtype=dtype) as llm:
-        beside = compare_forced(llm, theirs, prompts, 8, tolerance=tolerance, teacher=exact)
-        error = compare_forced(llm, exact, prompts, 8, tolerance=tolerance, teacher=exact)
-    texts = [[*prompt, *exact.greedy(prompt, 8)] for prompt in prompts]
-    tokens = [torch.tensor(text[1:])[:, None] for text in texts]
-    gaps = [
-        (theirs.logprobs(text)[:-1] - exact.logprobs(text)[:-1]).gather(1, token)
-        for text, token in zip(texts, tokens, strict=True)
-    ]
-    rms = torch.cat(gaps).square().mean().sqrt().item()
-    print(
-        f"{name}, {dtype}, {device}: from Transformers {beside.largest:.2e} at most; from float32 {error.rms:.2e} rms "
-        f"beside Transformers' {rms:.2e}"
-    )
-    assert error.rms <= 1.2 * rms
+        check_half_precision(llm, exact, theirs, prompts, tolerance=tolerance, label=f"{name}, {dtype}, {device}")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

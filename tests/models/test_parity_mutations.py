@@ -18,15 +18,12 @@ import torch
 
 from aphrodite import LLM
 from aphrodite.errors import CheckpointError
-from aphrodite.models import registry
-from aphrodite.models.spec import DecoderSpec
-from aphrodite.program.trace import Tracer
 from aphrodite.sched.plan import StepPlan
 from tests.support.checkpoints import Checkpoints
+from tests.support.mutations import Patch, attention, calls, network
 from tests.support.parity import ParityError, check_parity, compare_forced, compare_greedy, random_prompts
 from tests.support.reference import Reference
 
-Patch = pytest.MonkeyPatch
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 500000.0,
@@ -58,30 +55,6 @@ def run(folder: Path, reference: Reference) -> None:
         check_parity(llm, reference, random_prompts((1, 2, 17, 40, 131), seed=1))
 
 
-def calls(patch: Patch, op: str, **changed: Callable[[Any], Any]) -> None:
-    """Change arguments of every call of one operation, as it is recorded."""
-    original = Tracer.call
-
-    def call(self: Tracer, given: Any, site: str, **args: Any) -> Any:
-        if given.name == op:
-            args |= {name: change(args.get(name)) for name, change in changed.items()}
-        return original(self, given, site, **args)
-
-    patch.setattr(Tracer, "call", call)
-
-
-def network(patch: Patch, change: Callable[[DecoderSpec], DecoderSpec]) -> None:
-    """Change what the family page reads from the config."""
-    original = registry.FAMILIES["LlamaForCausalLM"]
-    patch.setitem(registry.FAMILIES, "LlamaForCausalLM", lambda config: change(original(config)))
-
-
-def layers(spec: DecoderSpec, **changed: Any) -> DecoderSpec:
-    """The network with other attention fields in every layer."""
-    attention = dataclasses.replace(spec.layers[0].attention, **changed)
-    return dataclasses.replace(spec, layers=tuple(dataclasses.replace(one, attention=attention) for one in spec.layers))
-
-
 def form(patch: Patch, module: str, op: str, after: Callable[[dict[str, Any]], None]) -> None:
     """Do something more after every run of an operation's torch form; it gets the arguments by name."""
     owner = importlib.import_module(module)
@@ -102,15 +75,15 @@ def rope_style(patch: Patch) -> None:
 
 
 def rope_theta(patch: Patch) -> None:
-    network(patch, lambda spec: layers(spec, rope=dataclasses.replace(spec.layers[0].attention.rope, theta=10000.0)))
+    attention(patch, lambda _, a: {"rope": dataclasses.replace(a.rope, theta=10000.0)})
 
 
 def rope_scaling_ignored(patch: Patch) -> None:
-    network(patch, lambda spec: layers(spec, rope=dataclasses.replace(spec.layers[0].attention.rope, scaling=None)))
+    attention(patch, lambda _, a: {"rope": dataclasses.replace(a.rope, scaling=None)})
 
 
 def epsilon(patch: Patch) -> None:
-    network(patch, lambda spec: dataclasses.replace(spec, norm_eps=1e-6))
+    network(patch, norm_eps=1e-6)
 
 
 def attention_scale(patch: Patch) -> None:
@@ -220,7 +193,7 @@ def test_mutation_breaks_parity(
 
 
 def test_head_read_as_tied_is_refused_or_breaks_parity(subject: tuple[Path, Reference], monkeypatch: Patch) -> None:
-    network(monkeypatch, lambda spec: dataclasses.replace(spec, tied=True))
+    network(monkeypatch, tied=True)
     with pytest.raises((ParityError, CheckpointError)) as caught:
         run(*subject)
     print(caught.value)
@@ -228,7 +201,7 @@ def test_head_read_as_tied_is_refused_or_breaks_parity(subject: tuple[Path, Refe
 
 def test_epsilon_of_a_norm_that_is_never_small_is_found_too(checkpoints: Checkpoints, monkeypatch: Patch) -> None:
     folder = checkpoints.llama(rms_norm_eps=1e-3)
-    network(monkeypatch, lambda spec: dataclasses.replace(spec, norm_eps=2e-3))
+    network(monkeypatch, norm_eps=2e-3)
     with pytest.raises(ParityError):
         run(folder, Reference(folder))
 

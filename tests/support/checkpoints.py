@@ -18,6 +18,10 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    Cohere2Config,
+    Cohere2ForCausalLM,
+    CohereConfig,
+    CohereForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -26,6 +30,18 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+    Starcoder2Config,
+    Starcoder2ForCausalLM,
 )
 from transformers.utils import logging
 
@@ -55,6 +71,9 @@ DEFAULTS: Mapping[str, Any] = {
 }
 
 
+EXPERTS: Mapping[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2}
+
+
 class FreeConfig(LlamaConfig):
     """Llama's config without Transformers' wish that hidden_size be a multiple of the heads: with head_dim given,
     its own modules do not need it."""
@@ -78,6 +97,14 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": Family(MistralConfig, MistralForCausalLM, {"head_dim": 16}),
     "gemma2": Family(Gemma2Config, Gemma2ForCausalLM, {"head_dim": 16, "pad_token_id": 0}, 1),
     "gemma3_text": Family(Gemma3TextConfig, Gemma3ForCausalLM, {"head_dim": 16, "pad_token_id": 0}, 1),
+    "mixtral": Family(MixtralConfig, MixtralForCausalLM, {"head_dim": 16, **EXPERTS}),
+    "qwen2": Family(Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": Family(Qwen3Config, Qwen3ForCausalLM, {"head_dim": 16}),
+    "qwen3_moe": Family(Qwen3MoeConfig, Qwen3MoeForCausalLM, {"head_dim": 16, "moe_intermediate_size": 40, **EXPERTS}),
+    "phi3": Family(Phi3Config, Phi3ForCausalLM, {"pad_token_id": 0}),
+    "starcoder2": Family(Starcoder2Config, Starcoder2ForCausalLM),
+    "cohere": Family(CohereConfig, CohereForCausalLM),
+    "cohere2": Family(Cohere2Config, Cohere2ForCausalLM),
 }
 
 
@@ -103,6 +130,7 @@ class Checkpoints:
         embedding_scale: float = 1.0,
         tokenizer: bool = True,
         generation: Mapping[str, Any] | None = None,
+        fused: bool = False,
         old_style: str | None = None,
         without: tuple[str, ...] = (),
         fields: Mapping[str, Any] | None = None,
@@ -111,6 +139,7 @@ class Checkpoints:
         """A checkpoint.
 
         config     fields of the family's config over DEFAULTS
+        fused      tensors as Transformers has them in memory: each matrix of all experts is one
         old_style  "rope_type" or "type": config.json as Transformers wrote it before version 5, with that key
         without    fields left out of config.json
         fields     written into config.json as they are
@@ -126,6 +155,7 @@ class Checkpoints:
                 dtype=dtype,
                 shard_size=shard_size,
                 embedding_scale=embedding_scale,
+                fused=fused,
                 config=config,
             )
             if tokenizer:
@@ -151,6 +181,7 @@ def save(
     dtype: str,
     shard_size: str | None,
     embedding_scale: float,
+    fused: bool,
     config: Mapping[str, Any],
 ) -> None:
     """Make the network, scale its weights, save it."""
@@ -160,15 +191,16 @@ def save(
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            if "norm" in name:
-                parameter.copy_(1 - family.norm_offset + 0.3 * noise)
-            elif name.endswith("bias"):
+            if name.endswith("bias"):
                 parameter.copy_(0.3 * noise)
+            elif "norm" in name:
+                parameter.copy_(1 - family.norm_offset + 0.3 * noise)
             else:
                 scale = embedding_scale if "embed_tokens" in name else 1.0
                 parameter.copy_(noise * scale * 1.5 / parameter.shape[-1] ** 0.5)
     model = model.to(getattr(torch, dtype))
-    model.save_pretrained(folder, **({"max_shard_size": shard_size} if shard_size else {}))
+    more = {"max_shard_size": shard_size} if shard_size else {}
+    model.save_pretrained(folder, save_original_format=not fused, **more)
 
 
 def train_tokenizer() -> Tokenizer:

@@ -10,6 +10,7 @@ import torch
 
 from tests.support.checkpoints import Checkpoints
 from tests.support.devices import DEVICES, require
+from tests.support.engines import make_pools_unlike
 from tests.support.reference import Reference
 
 
@@ -38,6 +39,12 @@ def reference() -> Callable[..., Reference]:
         return loaded[folder, dtype]
 
     return load
+
+
+@pytest.fixture
+def unlike_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups hold a token in different blocks."""
+    make_pools_unlike(monkeypatch)
 
 
 @pytest.fixture(params=DEVICES)

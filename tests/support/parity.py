@@ -146,3 +146,30 @@ def check_position(
     best = sorted((entry.logprob for entry in entries.values()), reverse=True)[:top]
     for rank, (ours, theirs) in enumerate(zip(best, truth.topk(max(top, 1)).values.tolist(), strict=False), start=1):
         found.add(ours, theirs, f"{where}, rank {rank}")
+
+
+def check_half_precision(
+    llm: LLM,
+    exact: Reference,
+    theirs: Reference,
+    prompts: Sequence[Sequence[int]],
+    *,
+    num_tokens: int = 8,
+    tolerance: float,
+    label: str = "",
+) -> None:
+    """ParityError unless the engine is near Transformers computing in the same type, and as near to float32 as it is.
+
+    tolerance  the largest difference allowed from `theirs`, and from `exact`, whose tokens all three read
+    """
+    beside = compare_forced(llm, theirs, prompts, num_tokens, tolerance=tolerance, teacher=exact)
+    error = compare_forced(llm, exact, prompts, num_tokens, tolerance=tolerance, teacher=exact)
+    texts = [[*prompt, *exact.greedy(prompt, num_tokens)] for prompt in prompts]
+    gaps = [(theirs.logprobs(text)[:-1] - exact.logprobs(text)[:-1])[range(len(text) - 1), text[1:]] for text in texts]
+    rms = torch.cat(gaps).square().mean().sqrt().item()
+    print(
+        f"{label}: from Transformers {beside.largest:.2e} at most; from float32 {error.rms:.2e} rms beside "
+        f"Transformers' {rms:.2e}"
+    )
+    if error.rms > 1.2 * rms:
+        raise ParityError(f"{label}: {error.rms:.3g} rms from float32, Transformers {rms:.3g}")

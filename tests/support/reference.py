@@ -23,7 +23,11 @@ class Reference:
         family = FAMILIES[json.loads((folder / "config.json").read_text())["model_type"]]
         config = family.config.from_pretrained(folder)
         self.model = family.model.from_pretrained(
-            folder, config=config, dtype=getattr(torch, dtype), attn_implementation="eager"
+            folder,
+            config=config,
+            dtype=getattr(torch, dtype),
+            attn_implementation="eager",
+            experts_implementation="eager",
         ).eval()
         self._greedy: dict[tuple[tuple[int, ...], int], list[int]] = {}
         self._logits: dict[tuple[int, ...], torch.Tensor] = {}

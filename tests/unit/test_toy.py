@@ -440,12 +440,15 @@ class Bench:
         if isinstance(value, KVView):
             return self.place_cache(value)
         if isinstance(value, Packed):
-            storage = self.toy.memory.empty(COLUMNS.shape(*value.shape), value.dtype)
+            storage = self.toy.memory.empty(COLUMNS.storage(value.shape), value.dtype)
             assert COLUMNS.pack is not None
-            for start in range(0, value.shape[0], 7):  # chunk by chunk, as weights are loaded
-                piece = COLUMNS.pack(value.data[start : start + 7], start, value.shape)
-                target = storage.narrow(piece.dim, piece.start, piece.data.shape[piece.dim])
-                self.toy.memory.upload(target, piece.data, stream)
+            *stack, n, k = value.shape
+            for index in range(*stack or (1,)):
+                matrix, place = (value.data[index], storage[index]) if stack else (value.data, storage)
+                for start in range(0, n, 7):  # chunk by chunk, as weights are loaded
+                    piece = COLUMNS.pack(matrix[start : start + 7], start, (n, k))
+                    target = place.narrow(piece.dim, piece.start, piece.data.shape[piece.dim])
+                    self.toy.memory.upload(target, piece.data, stream)
             return Packed(storage, COLUMNS, value.shape, value.dtype)
         if not isinstance(value, Tensor):
             return value
@@ -517,8 +520,11 @@ def silu_examples(op: Op, dtype: str, seed: int) -> list[Example]:
     return [Example("silu", {"out": torch.empty_like(x[:, :48]), "x": x, "kind": "silu"})]
 
 
+PROVIDERS = ("toy.rms_norm", "toy.act_mul", "toy.linear", "toy.gather_rows", "toy.experts")
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("provider", ["toy.rms_norm", "toy.act_mul", "toy.linear", "toy.gather_rows"])
+@pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_kernel_computes_what_its_operation_means(toy: ToyPlatform, provider: str, dtype: str) -> None:
     kernel = next(kernel for kernel in KERNELS if kernel.provider == provider)
     op = operations()[kernel.op]

@@ -320,9 +320,8 @@ class _Assembly:
 
     def _load(self, progress: Progress) -> dict[str, Any]:
         plan = self._plan
-        parameters = list(plan.decoder.parameters.values())
         layouts = {name: plan.found.registry.weight_layouts[layout] for name, layout in plan.forward.layouts.items()}
-        source = self._source(parameters)
+        source, parameters = self._source(list(plan.decoder.parameters.values()))
         try:
             if plan.spec.tied:
                 check_copy(source, f"{plan.spec.names.head}.weight", f"{plan.spec.names.embedding}.weight")
@@ -337,14 +336,16 @@ class _Assembly:
         finally:
             source.close()
 
-    def _source(self, parameters: list[Parameter]) -> TensorSource:
+    def _source(self, parameters: list[Parameter]) -> tuple[TensorSource, list[Parameter]]:
+        """Where the weights are, and the parameters in the form that they have there."""
         plan = self._plan
         if plan.config.model.load_format == "dummy":
-            return DummySource(parameters, plan.dtype, plan.config.model.seed)
+            return DummySource(parameters, plan.dtype, plan.config.model.seed), parameters
         source = SafetensorsSource(plan.folder)
+        parameters = [parameter.as_in(source.infos()) for parameter in parameters]
         tied = (f"{plan.spec.names.head}.weight",) if plan.spec.tied else ()  # a copy of the embedding, if it is there
         check_names(parameters, source.infos(), (*plan.spec.ignored_tensors, *tied), str(plan.folder))
-        return source
+        return source, parameters
 
 
 def _check_fits(decoder: Decoder, plan: Plan, found: Discovery, sizes: Sizes, platform: Platform) -> None:
@@ -353,8 +354,8 @@ def _check_fits(decoder: Decoder, plan: Plan, found: Discovery, sizes: Sizes, pl
     for parameter in decoder.parameters.values():
         ref = parameter.ref
         shape = ref.shape
-        if len(shape) == 2:
-            shape = found.registry.weight_layouts[plan.layouts[ref.name]].shape(*shape)
+        if ref.name in plan.layouts:
+            shape = found.registry.weight_layouts[plan.layouts[ref.name]].storage(shape)
         weights += math.prod(shape) * ITEMSIZE[ref.dtype]
     free = platform.device.memory().free_bytes
     if weights + sizes.kv.num_bytes > free:

@@ -154,10 +154,16 @@ def choose_sizes(
             subject="num_blocks",
         )
     longest = config.model.max_model_len
-    if longest is not None and longest > spec.max_position:
-        raise UsageError(
-            f"max_model_len must be at most {spec.max_position}, the model's max_position_embeddings, got {longest}",
-            subject="max_model_len",
+    limit = spec.longest
+    if longest is not None and longest > limit.num_tokens:
+        if not limit.may_be_raised:
+            raise UsageError(
+                f"max_model_len must be at most {limit.num_tokens}, {limit.why}, got {longest}", subject="max_model_len"
+            )
+        reasons.say(
+            "rope",
+            f"the dynamic scaling is that of {longest} tokens, max_model_len, for every sequence, however short: the "
+            "cache cannot hold keys that turn with the length",
         )
     block_size = cache.block_size or limits.block_sizes[0]
     if block_size not in limits.block_sizes:
@@ -168,13 +174,13 @@ def choose_sizes(
     reasons.say("block_size", f"{block_size}: " + ("asked for" if cache.block_size else "the device's best"))
     kv = _size_kv(config, spec, groups, block_size, weight_bytes, free_bytes, limits, reasons)
     if longest is None:
-        limit = {
-            "all that the model was made for": spec.max_position,
+        caps = {
+            f"all that the model was made for, {limit.why}": limit.num_tokens,
             "all that the KV cache holds": kv.num_tokens,
             "all that the row state may take of the memory": free_bytes // _ROW_SHARE // (4 * scheduler.max_num_seqs),
         }
-        why = min(limit, key=limit.__getitem__)
-        longest = limit[why]
+        why = min(caps, key=caps.__getitem__)
+        longest = caps[why]
         reasons.say("max_model_len", f"{longest}: {why}")
     elif longest > kv.num_tokens:
         raise CapacityError(
@@ -224,7 +230,7 @@ def _size_kv(
             subject=asked,
         )
     if cache.num_blocks is None and cache.kv_cache_memory_bytes is None:
-        longest = config.model.max_model_len or spec.max_position
+        longest = config.model.max_model_len or spec.longest.num_tokens
         useful = config.scheduler.max_num_seqs * -(-longest // block_size)
         kv = replace(kv, num_blocks=min(kv.num_blocks, useful))
         reasons.say("num_blocks", f"{kv.num_blocks}: from {free_bytes >> 20} MiB free, no more than sequences can use")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
 
 from aphrodite.errors import ModelError
 from aphrodite.kv.spec import LayerKV
+from aphrodite.layers.moe import Routing
 from aphrodite.layers.rope import LinearScaling, RopeSpec
 from aphrodite.models.config import HFConfig
 from aphrodite.models.decoder import Decoder
 from aphrodite.models.registry import decoder_spec
 from aphrodite.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec
+from aphrodite.models.unread import _NEUTRAL
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 SIZES = {
@@ -55,6 +58,69 @@ def test_null_is_no_window_and_no_cap() -> None:
     assert gemma2.logit_softcap == 0 and {layer.attention.softcap for layer in gemma2.layers} == {0}
 
 
+def test_what_a_config_of_the_other_families_leaves_out_is_what_transformers_takes() -> None:
+    none = {"num_key_value_heads": None, "num_attention_heads": 8}
+    qwen2, qwen3, moe, mixtral = (
+        read(f"{name}ForCausalLM", **none) for name in ("Qwen2", "Qwen3", "Qwen3Moe", "Mixtral")
+    )
+    starcoder, cohere, cohere2, phi3 = (
+        read(f"{name}ForCausalLM", **none) for name in ("Starcoder2", "Cohere", "Cohere2", "Phi3")
+    )
+    every = (qwen2, qwen3, moe, mixtral, starcoder, cohere, cohere2, phi3)
+    assert [spec.layers[0].attention.num_kv_heads for spec in every] == [8] * 8, "null is as many as there are heads"
+    assert [windows(spec) for spec in every] == [[0] * 6] * 6 + [[4096, 4096, 4096, 0, 4096, 4096], [0] * 6]
+    assert [spec.tied for spec in every] == [False] * 4 + [True] * 3 + [False]
+    assert [spec.norm_eps for spec in every] == [1e-6] * 3 + [1e-5] * 5
+    assert [spec.max_position for spec in every] == [32768] * 3 + [131072, 4096, 8192, 8192, 4096]
+    ropes = [spec.layers[0].attention.rope for spec in every]
+    assert [rope.theta for rope in ropes if rope] == [1e4] * 3 + [1e6, 1e4, 5e5, 1e4, 1e4]
+    assert [layer.attention.rope is None for layer in cohere2.layers] == [False] * 3 + [True, False, False]
+    assert moe.layers[5].mlp.experts == Routing(128, 8, renorm=False) and moe.layers[5].mlp.inner_size == 768
+    assert mixtral.layers[0].mlp.experts == Routing(8, 2, renorm=True)
+    assert [spec.layers[0].mlp.act for spec in every] == ["silu"] * 4 + ["gelu_tanh"] + ["silu"] * 3
+    assert (cohere.logit_scale, cohere2.logit_scale, qwen2.logit_scale) == (0.0625, 0.0625, 1)
+    assert [spec.layers[0].attention.qkv_bias for spec in every] == [True] + [False] * 3 + [True] + [False] * 3
+
+
+def test_key_heads_that_a_config_leaves_out_are_the_familys_own() -> None:
+    for name, number in (("Qwen2", 32), ("Qwen3Moe", 4), ("Mixtral", 8), ("Mistral", 8), ("Starcoder2", 2)):
+        fields = {"architectures": [f"{name}ForCausalLM"], **SIZES, "num_attention_heads": 32}
+        del fields["num_key_value_heads"]
+        spec = decoder_spec(HFConfig(fields, "config.json"))
+        assert spec.layers[0].attention.num_kv_heads == number, name
+
+
+def test_a_field_that_changes_nothing_is_no_reason_to_refuse() -> None:
+    neutral = {
+        "sliding_window": 4096,
+        "use_sliding_window": False,
+        "logit_scale": 1.0,
+        "no_rope_layers": [],
+        "final_logit_softcapping": None,
+        "is_causal": True,
+        "layer_types": [FULL] * 6,
+        "router_jitter_noise": 0.1,
+    }
+    assert read("LlamaForCausalLM", **neutral) == read("LlamaForCausalLM")
+    hub = {"num_experts": 8, "num_local_experts": 8, "norm_topk_prob": True}
+    assert read("Qwen3MoeForCausalLM", **hub) == read("Qwen3MoeForCausalLM", num_experts=8, norm_topk_prob=True)
+
+
+def test_the_longest_sequence_is_what_the_scaling_is_for() -> None:
+    def longest(**rope: Any) -> tuple[int, bool]:
+        fields = {"rope_parameters": {"rope_theta": 1e4, **rope}} if rope else {}
+        found = read("LlamaForCausalLM", max_position_embeddings=100, **fields).longest
+        return found.num_tokens, found.may_be_raised
+
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    assert longest() == longest(rope_type="linear", factor=4.0) == (100, False)
+    assert longest(rope_type="yarn", factor=4.0) == (400, False)
+    assert longest(rope_type="yarn", factor=4.0, original_max_position_embeddings=20) == (100, False)
+    assert longest(rope_type="dynamic", factor=4.0) == (100, True)
+    assert longest(rope_type="longrope", original_max_position_embeddings=20, **factors) == (20, False)
+    assert longest(rope_type="longrope", original_max_position_embeddings=100, **factors) == (100, False)
+
+
 def test_two_rope_bases_are_read_in_both_forms() -> None:
     stretched = {"rope_type": "linear", "factor": 8.0}
     new = read(
@@ -94,14 +160,35 @@ REFUSED: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "two ropes for one": ("Gemma2", {"rope_parameters": {FULL: {}}}, (FULL, "one rotary embedding")),
     "a scaling of one kind": (
         "Gemma3",
-        {"rope_parameters": {FULL: {"rope_type": "yarn"}, SLIDING: {}}},
-        ("rope_parameters: full_attention", "'yarn'", "linear"),
+        {"rope_parameters": {FULL: {"rope_type": "axial"}, SLIDING: {}}},
+        ("rope_parameters: full_attention", "'axial'", "linear"),
     ),
     "a factor of nothing": (
         "Gemma3",
         {"rope_scaling": {"rope_type": "linear", "factor": 0}},
         ("rope_scaling", "factor", "above 0"),
     ),
+    "windows that are switched off": (
+        "Qwen2",
+        {"layer_types": [SLIDING] * 6, "sliding_window": 8, "use_sliding_window": False},
+        ("sliding_window", "use_sliding_window", SLIDING),
+    ),
+    "windows that are null": ("Cohere2", {"sliding_window": None}, ("sliding_window", "null", SLIDING)),
+    "kinds of layers that are alike": ("Qwen3Moe", {"layer_types": [SLIDING] * 6}, ("layer_types", "alike", FULL)),
+    "more experts than there are": ("Mixtral", {"num_local_experts": 3, "num_experts_per_tok": 4}, ("4", "3")),
+    "no expert": ("Mixtral", {"num_local_experts": 0}, ("num_local_experts", "at least 1")),
+    "a number of experts below 0": ("Qwen3Moe", {"num_experts": -1}, ("num_experts_per_tok", "-1")),
+    "two numbers of experts": ("Qwen3Moe", {"num_experts": 4, "num_local_experts": 8}, ("two names", "[4, 8]")),
+    "layers that are no numbers": ("Qwen3Moe", {"mlp_only_layers": ["1"]}, ("mlp_only_layers", "['1']")),
+    "every no-th layer sparse": ("Qwen3Moe", {"decoder_sparse_step": 0}, ("decoder_sparse_step", "at least 1")),
+    "an activation that no gate has": ("Qwen2", {"hidden_act": "relu"}, ("hidden_act", "'relu'")),
+    "a scale of nothing": ("Cohere", {"logit_scale": 0.0}, ("logit_scale", "above 0")),
+    "a window that a page does not know": ("Llama", {"sliding_window": 8}, ("sliding_window 8", "architecture")),
+    "a cap that a page does not know": ("Qwen3", {"final_logit_softcapping": 30.0}, ("final_logit_softcapping 30.0",)),
+    "a scale that a page does not know": ("Llama", {"logit_scale": 0.5}, ("logit_scale 0.5", "set it to null")),
+    "layers without positions": ("Qwen2", {"no_rope_layers": [1, 1, 0] * 2}, ("no_rope_layers",)),
+    "both directions, to a page that knows one": ("Llama", {"is_causal": False}, ("is_causal False",)),
+    "pairs of neighbours": ("Llama", {"rope_interleave": True}, ("rope_interleave True",)),
     "a scalar of nothing": ("Gemma2", {"query_pre_attn_scalar": 0}, ("query_pre_attn_scalar", "above 0")),
 }
 
@@ -137,3 +224,12 @@ def test_a_cache_group_has_the_layers_of_one_window_whatever_their_heads() -> No
     inputs = {call.args["group"]: call.args["slots"] for call in program.calls if call.op.name == "step_slots@1"}
     written = [call.args["slots"] for call in program.calls if call.op.name == "kv_write@1"]
     assert written == [inputs[group] for group in (1, 0, 1, 2)]
+
+
+@pytest.mark.parametrize("name", _NEUTRAL)
+def test_no_page_passes_over_a_field_that_changes_the_network(name: str) -> None:
+    value = False if name == "is_causal" else 7
+    for family in ("Llama", "Mixtral", "Phi3"):
+        plain = read(f"{family}ForCausalLM")
+        with contextlib.suppress(ModelError):
+            assert read(f"{family}ForCausalLM", **{name: value}) != plain, (family, name)

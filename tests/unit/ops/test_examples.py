@@ -109,6 +109,13 @@ def test_only_written_arguments_are_written(name: str) -> None:
 
 def test_every_operation_is_compared_with_something() -> None:
     without_values = {"attn_plan@1"}  # its meta is between plan kernels and attention kernels
-    state = {"write_rows@1", "step_inputs@1", "step_slots@1", "draw_inputs@1", "commit_rows@1"}  # test_rows.py
+    state = {
+        "write_rows@1",
+        "step_inputs@1",
+        "step_slots@1",
+        "table_positions@1",
+        "draw_inputs@1",
+        "commit_rows@1",
+    }  # test_rows.py
     state |= {"draw_limits@1", "edit_logits@1", "penalise_logits@1"}  # test_logits.py
     assert set(OPS) == set(TRUTHS) | SAMPLERS | state | without_values

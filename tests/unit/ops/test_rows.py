@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aphrodite.ops.rows import commit_rows, draw_inputs, step_inputs, step_slots, write_rows
+from aphrodite.ops.rows import commit_rows, draw_inputs, step_inputs, step_slots, table_positions, write_rows
 from aphrodite.platform.layout import RowField, Rows
 
 NUM_ROWS, MAX_LEN, WIDTH, BLOCK = 5, 24, 6, 4  # block tables of 6 blocks of 4 tokens
@@ -294,3 +294,15 @@ def test_fields_of_other_types_are_the_bits_of_the_words() -> None:
     words = rows.state[1].numpy()
     assert words[0:2].view(np.int64)[0] == 2**62 + 5 and words[4:5].view(np.float32)[0] == 0.75
     assert not rows.state[[0, 2]].any()
+
+
+def test_a_token_stands_in_the_second_part_of_a_table_if_its_sequence_is_longer() -> None:
+    rows = Step({0: Row([1] * 5, 0, [1, 2]), 2: Row([1] * 6, 4, [3, 4])}, []).state()
+    rows.view("num_tokens")[NUM_ROWS] = 99  # the spare row's length is nobody's
+    row_of_token = torch.tensor([0, 0, 2, 2, -1], dtype=torch.int32)
+    positions = torch.tensor([3, 4, 4, 5, 0])
+    for original, wanted in ((4, [103, 104, 104, 105, 0]), (5, [3, 4, 104, 105, 0]), (6, [3, 4, 4, 5, 0])):
+        out = torch.empty(5, dtype=torch.int64)
+        table_positions.reference(out, positions, row_of_token, rows, original, 100)
+        assert out.tolist() == wanted, original
+    table_positions.reference(out[:0], positions[:0], row_of_token[:0], rows, 4, 100)

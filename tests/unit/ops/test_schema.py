@@ -93,8 +93,10 @@ def test_every_operation_and_composite_has_a_version_and_a_doc_line() -> None:
 
 def test_the_operations_of_the_contract_are_all_here() -> None:
     assert set(OPS) == {
-        "step_inputs@1", "step_slots@1", "draw_inputs@1", "commit_rows@1", "write_rows@1", "scale@1", "softcap@1",
-        "add@1", "rms_norm@1", "head_norm@1", "act_mul@1", "rope@1", "linear@1", "gather_rows@1",
+        "step_inputs@1", "step_slots@1", "table_positions@1", "draw_inputs@1", "commit_rows@1", "write_rows@1",
+        "scale@1", "softcap@1",
+        "add@1", "rms_norm@1", "head_norm@1", "layer_norm@1", "head_layer_norm@1", "act_mul@1", "act@1",
+        "moe_route@1", "moe_experts@1", "rope@1", "linear@1", "gather_rows@1",
         "kv_write@1", "zero_blocks@1", "attn_plan@1", "attn_paged@1", "sample@1", "logprobs@1",
         "draw_limits@1", "edit_logits@1", "penalise_logits@1",
     }  # fmt: skip

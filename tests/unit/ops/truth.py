@@ -69,6 +69,30 @@ def rms_norm(x: torch.Tensor, w: torch.Tensor, eps: float, offset: int = 0, **_:
     return {"out": (value, abs(value))}
 
 
+def layer_norm(x: torch.Tensor, w: torch.Tensor, eps: float, b: torch.Tensor | None = None, **_: Any) -> Answers:
+    rows, weight = exact(x), exact(w)
+    value, size = np.zeros_like(rows), np.zeros_like(rows)
+    for t, row in enumerate(rows):
+        mean = math.fsum(row) / len(row)
+        spread = math.sqrt(math.fsum((row - mean) ** 2) / len(row) + eps)
+        value[t] = (row - mean) / spread * weight
+        rough = abs(row).mean() + abs(row)  # of the difference from the mean, which every later figure inherits
+        size[t] = rough / spread * abs(weight) * (1 + abs(row - mean).max(initial=0) / spread)
+    extra = exact(b) if b is not None else 0 * weight
+    return {"out": (value + extra, size + abs(extra))}
+
+
+def head_layer_norm(x: torch.Tensor, w: torch.Tensor, eps: float) -> Answers:
+    """Every head is a row of layer_norm, with weights of its own."""
+    heads = [layer_norm(x[:, n], w[n], eps)["out"] for n in range(x.shape[1])]
+    return {"x": (np.stack([value for value, _ in heads], 1), np.stack([size for _, size in heads], 1))}
+
+
+def act(x: torch.Tensor, kind: str) -> Answers:
+    value = np.maximum(exact(x), 0) if kind == "relu" else _gates(exact(x), kind)
+    return {"x": (value, abs(exact(x)))}
+
+
 def head_norm(x: torch.Tensor, w: torch.Tensor, eps: float, offset: int = 0) -> Answers:
     """Every head is a row of rms_norm."""
     value, scale = rms_norm(x.flatten(0, 1), w, eps, offset)["out"]
@@ -113,6 +137,40 @@ def linear(x: torch.Tensor, w: Packed, bias: torch.Tensor | None = None, **_: An
     a, b = exact(x), exact(w.data)
     extra = exact(bias) if bias is not None else np.zeros(b.shape[0])
     return {"out": (np.einsum("mk,nk->mn", a, b) + extra, np.einsum("mk,nk->mn", abs(a), abs(b)) + abs(extra))}
+
+
+def moe_route(wts: torch.Tensor, logits: torch.Tensor, scoring: str, renorm: bool, **_: Any) -> Answers:
+    """One token at a time, from a list of (score, id)."""
+    k = wts.shape[1]
+    weights, ids = np.zeros(wts.shape), np.zeros(wts.shape, int)
+    for t, row in enumerate(exact(logits)):
+        raised = np.exp(row - row.max()) if scoring == "softmax" else 1 / (1 + np.exp(-row))
+        scores = raised / math.fsum(raised) if scoring == "softmax" else raised
+        best = sorted(range(len(row)), key=lambda e: (-scores[e], e))[:k]
+        total = math.fsum(scores[best]) if renorm else 1.0
+        weights[t], ids[t] = scores[best] / total, best
+    rough = 1 + abs(exact(logits)).max(initial=0)  # an error of the exponent is one of the weight
+    return {"wts": (weights, 2 * rough * weights), "ids": (ids, ids * 0)}
+
+
+def moe_experts(
+    x: torch.Tensor, w13: Packed, w2: Packed, wts: torch.Tensor, ids: torch.Tensor, kind: str, first: int = 0, **_: Any
+) -> Answers:
+    """One token, one expert at a time. An error of the first product is carried through what follows."""
+    rows, up, down = exact(x), exact(w13.data), exact(w2.data)
+    value, size = np.zeros(rows.shape), np.zeros(rows.shape)
+    for t, row in enumerate(rows):
+        for weight, expert in zip(exact(wts)[t], ids[t].tolist(), strict=True):
+            if not first <= expert < first + len(up):
+                continue
+            gates, sums = up[expert - first] @ row, abs(up[expert - first]) @ abs(row)
+            inner = act_mul(torch.from_numpy(gates)[None], kind)["out"][0][0]
+            half = len(gates) // 2
+            reach = 2 + abs(gates)
+            rough = abs(inner) + reach[:half] * sums[half:] + reach[half:] * sums[:half]
+            value[t] += weight * (down[expert - first] @ inner)
+            size[t] += weight * (abs(down[expert - first]) @ rough)
+    return {"out": (value, size)}
 
 
 def gather_rows(src: Packed | torch.Tensor, idx: torch.Tensor, **_: Any) -> Answers:
@@ -207,6 +265,11 @@ def attn_paged(
 TRUTHS: Mapping[str, Callable[..., Answers]] = {
     "add@1": add,
     "rms_norm@1": rms_norm,
+    "layer_norm@1": layer_norm,
+    "head_layer_norm@1": head_layer_norm,
+    "act@1": act,
+    "moe_route@1": moe_route,
+    "moe_experts@1": moe_experts,
     "head_norm@1": head_norm,
     "scale@1": scale,
     "softcap@1": softcap,
@@ -229,6 +292,6 @@ def written(name: str, args: Mapping[str, Any]) -> dict[str, Array]:
     if name in ("kv_write@1", "zero_blocks@1"):
         keys, values = cells(args["cache"])
         return {"k": keys[1:], "v": values[1:]}
-    outputs = {"rope@1": ("q", "k"), "add@1": ("res",)}.get(name, ("out", "lse"))
-    outputs = ("x",) if name in ("head_norm@1", "scale@1", "softcap@1") else outputs
+    outputs = {"rope@1": ("q", "k"), "add@1": ("res",), "moe_route@1": ("wts", "ids")}.get(name, ("out", "lse"))
+    outputs = ("x",) if name in ("head_norm@1", "head_layer_norm@1", "scale@1", "softcap@1", "act@1") else outputs
     return {out: exact(args[out]) for out in outputs if args.get(out) is not None}

@@ -9,7 +9,7 @@ import pytest
 
 from aphrodite.errors import KernelError
 from aphrodite.ops.constraints import C, between, ge, multiple
-from aphrodite.ops.kernel import NATIVE, PORTABLE, SPECIALISED, Dims, Kernel
+from aphrodite.ops.kernel import NATIVE, PORTABLE, SPECIALISED, Dims, Flag, Kernel
 from aphrodite.ops.table import OPS
 from aphrodite.platform.layout import WeightLayout
 from aphrodite.platform.spi import Limits
@@ -187,6 +187,12 @@ def test_torch_forms_serve_every_feature_and_read_plain_weights_only() -> None:
             assert kernel.where.refusal(facts) is None, name
             packed = any(arg.kind in ("Packed", "Table") for arg in op.schema.args)
             assert (kernel.where.refusal({**facts, "weights": "tiled"}) is None) is not packed, name
+
+
+def test_a_torch_form_that_reads_the_host_is_not_for_capture() -> None:
+    safe = {name: [bool(form.flags & Flag.CAPTURE_SAFE) for form in torch_forms(op)] for name, op in OPS.items()}
+    assert safe["moe_experts@1"] == [False, False] and safe["linear@1"] == [True, False]
+    assert [name for name, flags in safe.items() if not flags[0]] == ["moe_experts@1"]
 
 
 # ---- weight layouts -------------------------------------------------------------------------------------------------

@@ -150,6 +150,80 @@ def test_stored_types_are_converted_once(tmp_path: Path, dtype: str, stored: tor
         assert found[name].dtype == kind and torch.equal(found[name], value), name
 
 
+# ---- stacks ---------------------------------------------------------------------------------------------------------
+
+EXPERTS, ROWS, INNER = 3, 20, 12
+SINGLE = [(f"{part}.{number}", (ROWS, INNER)) for number in range(EXPERTS) for part in ("gate", "up")]
+FUSED = [("gate_up", (EXPERTS, 2 * ROWS, INNER))]
+
+
+def stack() -> Parameter:
+    """The gates and ups of three experts as one stack, of a checkpoint that has each alone or all in one tensor."""
+    params = ParameterList("f32")
+    params.add("experts", SINGLE, others=[FUSED], stack=EXPERTS)
+    return params.parameters["experts"]
+
+
+def expert_tensors(fused: bool) -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(7)
+    each = {name: torch.randn(shape, generator=g) for name, shape in SINGLE}
+    return {"gate_up": torch.cat(list(each.values())).view(FUSED[0][1])} if fused else each
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["single", "fused"])
+@pytest.mark.parametrize("layout", [PLAIN, TRANSPOSED, TILED], ids=lambda layout: layout.name)
+@pytest.mark.parametrize("chunk_bytes", [1, INNER * 4 * 7, 16 << 20])
+def test_every_matrix_of_a_stack_is_where_its_layout_puts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fused: bool, layout: WeightLayout, chunk_bytes: int
+) -> None:
+    monkeypatch.setattr(loading, "_CHUNK_BYTES", chunk_bytes)
+    given, progress, platform = expert_tensors(fused), Total(), cpu()
+    source = one_file(tmp_path, given)
+    parameter = stack().as_in(source.infos())
+    check_names([parameter], source.infos(), (), "here")
+    assert parameter.ref.shape == (EXPERTS, 2 * ROWS, INNER)
+    storage = load_weights(
+        [parameter],
+        source,
+        layouts={"experts": layout},
+        platform=platform,
+        stream=platform.device.stream(),
+        progress=progress,
+    )
+    source.close()
+    memory = storage["experts"]
+    assert memory.shape == (EXPERTS, 2 * ROWS, INNER)
+    assert tuple(memory.data.shape) == layout.storage(memory.shape) == (EXPERTS, *layout.shape(2 * ROWS, INNER))
+    found = torch.stack([UNPACK[layout.name](memory.data[index], 2 * ROWS) for index in range(EXPERTS)])
+    assert torch.equal(found, expert_tensors(fused=True)["gate_up"])
+    assert progress.done == progress.total == found.numel() * 4
+
+
+def test_a_parameter_is_filled_from_the_form_that_a_checkpoint_has() -> None:
+    whole = {name for name, _ in SINGLE}
+    assert [source.tensor for source in stack().as_in({"gate_up"}).sources] == ["gate_up"]
+    assert {source.tensor for source in stack().as_in(whole).sources} == whole
+    assert {source.tensor for source in stack().as_in(whole - {"up.1"}).sources} == whole, "nearest to it"
+    assert {source.tensor for source in stack().as_in(set()).sources} == whole, "its own"
+
+
+def test_a_table_that_is_no_weight_of_a_product_is_loaded_as_it_is(tmp_path: Path) -> None:
+    params, platform = ParameterList("f32"), cpu()
+    params.add("norms", [("norms", (4, 8))])
+    given = {"norms": torch.randn(4, 8)}
+    source = one_file(tmp_path, given)
+    storage = load_weights(
+        params.parameters.values(),
+        source,
+        layouts={},
+        platform=platform,
+        stream=platform.device.stream(),
+        progress=NoProgress(),
+    )
+    source.close()
+    assert torch.equal(storage["norms"], given["norms"])
+
+
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 

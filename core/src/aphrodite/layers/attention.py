@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aphrodite.layers.linear import Linear
-from aphrodite.layers.norm import NormForm, RMSNorm
+from aphrodite.layers.norm import HeadNorm, NormForm, head_norm_of
 from aphrodite.ops import attention as ops
 from aphrodite.ops import rope as rope_ops
 from aphrodite.program.parameters import ParameterList
@@ -25,7 +25,10 @@ class GroupInputs:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What a step's layers read. token_ids, positions [T]; seq_lens [S]; cu_q [S + 1]; logit_rows [R]"""
+    """What a step's layers read. token_ids, positions [T]; seq_lens [S]; cu_q [S + 1]; logit_rows [R]
+
+    table_positions  places [T] in rotary tables of two parts, by the length at which sequences change to the second
+    """
 
     token_ids: Value
     positions: Value
@@ -33,6 +36,7 @@ class StepInputs:
     cu_q: Value
     logit_rows: Value
     groups: Mapping[int, GroupInputs]
+    table_positions: Mapping[int, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class Scores:
 
 @dataclass(frozen=True)
 class Attention:
-    """Causal attention with rotary positions; q, k and v as one product, q and k normalised if there are norms."""
+    """Causal attention; q, k and v are one product, q and k are normalised if there are norms, rotated if there is a
+    rope."""
 
     site: str
     qkv: Linear
@@ -63,9 +68,10 @@ class Attention:
     heads: Heads
     scores: Scores
     cache: KVRef
-    rope: ConstantRef
+    rope: ConstantRef | None
     rope_style: str
-    norms: tuple[RMSNorm, RMSNorm] | None = None
+    rope_switch: int | None = None
+    norms: tuple[HeadNorm, HeadNorm] | None = None
 
     @classmethod
     def of(
@@ -78,24 +84,25 @@ class Attention:
         heads: Heads,
         scores: Scores,
         cache: KVRef,
-        rope: ConstantRef,
+        rope: ConstantRef | None,
         rope_style: str,
+        rope_switch: int | None,
         qkv_bias: bool,
         out_bias: bool,
         norms: NormForm | None,
     ) -> Attention:
         q, kv = heads.num_heads * heads.head_dim, heads.num_kv_heads * heads.head_dim
         parts = [(f"{source}.q_proj", q), (f"{source}.k_proj", kv), (f"{source}.v_proj", kv)]
-        qkv = Linear.stacked(params, f"{site}.qkv", parts, hidden, bias=qkv_bias)
+        qkv = Linear.stacked(params, f"{site}.qkv", parts, hidden, bias=qkv_bias, whole=f"{source}.qkv_proj")
         out = Linear.stacked(params, f"{site}.out", [(f"{source}.o_proj", hidden)], q, bias=out_bias)
         pair = None
         if norms is not None:
             q_norm, k_norm = (
-                RMSNorm.of(params, f"{site}.{name}", f"{source}.{name}", heads.head_dim, norms)
-                for name in ("q_norm", "k_norm")
+                head_norm_of(params, f"{site}.{name}", f"{source}.{name}", number, heads.head_dim, norms)
+                for name, number in (("q_norm", heads.num_heads), ("k_norm", heads.num_kv_heads))
             )
             pair = q_norm, k_norm
-        return cls(site, qkv, out, heads, scores, cache, rope, rope_style, pair)
+        return cls(site, qkv, out, heads, scores, cache, rope, rope_style, rope_switch, pair)
 
     def __call__(self, t: Tracer, x: Value, step: StepInputs) -> Value:
         """x [T, H] -> [T, H]"""
@@ -109,15 +116,16 @@ class Attention:
             q_norm, k_norm = self.norms
             q_norm.each_head(t, q)
             k_norm.each_head(t, k)
-        t.call(
-            rope_ops.rope,
-            f"{self.site}.rope",
-            q=q,
-            k=k,
-            pos=step.positions,
-            cos_sin=self.rope,
-            style=self.rope_style,
-        )
+        if self.rope is not None:
+            t.call(
+                rope_ops.rope,
+                f"{self.site}.rope",
+                q=q,
+                k=k,
+                pos=step.positions if self.rope_switch is None else step.table_positions[self.rope_switch],
+                cos_sin=self.rope,
+                style=self.rope_style,
+            )
         group = step.groups[self.cache.group]
         t.call(ops.kv_write, f"{self.site}.kv_write", cache=self.cache, k=k, v=v, slots=group.slots)
         y: Value = t.call(

@@ -21,14 +21,24 @@ class Linear:
 
     @classmethod
     def stacked(
-        cls, params: ParameterList, site: str, sources: Sequence[tuple[str, int]], inputs: int, *, bias: bool
+        cls,
+        params: ParameterList,
+        site: str,
+        sources: Sequence[tuple[str, int]],
+        inputs: int,
+        *,
+        bias: bool,
+        whole: str | None = None,
     ) -> Linear:
-        """The checkpoint's (name, output size) matrices side by side, as one."""
-        weight = params.add(f"{site}.weight", [(f"{name}.weight", (size, inputs)) for name, size in sources])
-        vector = None
-        if bias:
-            vector = params.add(f"{site}.bias", [(f"{name}.bias", (size,)) for name, size in sources])
-        return cls(site, weight, vector)
+        """The checkpoint's (name, output size) matrices side by side, as one; `whole` names them where it holds one."""
+
+        def add(part: str, inner: tuple[int, ...]) -> WeightRef:
+            tensors = [(f"{name}.{part}", (size, *inner)) for name, size in sources]
+            rows = sum(size for _, size in sources)
+            others = [] if whole is None else [[(f"{whole}.{part}", (rows, *inner))]]
+            return params.add(f"{site}.{part}", tensors, others=others)
+
+        return cls(site, add("weight", (inputs,)), add("bias", ()) if bias else None)
 
     def __call__(self, t: Tracer, x: Value) -> Value:
         """x [T, K] -> [T, N]"""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from aphrodite.kv.spec import CacheGroup, LayerKV
-from aphrodite.layers.attention import Attention, GroupInputs, Heads, Scores, StepInputs
+from aphrodite.layers.attention import GroupInputs, StepInputs
 from aphrodite.layers.embedding import Embedding, select
 from aphrodite.layers.linear import Linear
-from aphrodite.layers.mlp import GatedMLP
-from aphrodite.layers.norm import NormForm, RMSNorm
+from aphrodite.layers.norm import norm_of
+from aphrodite.models.layer import DecoderLayer, decoder_layer
 from aphrodite.models.spec import DecoderSpec
 from aphrodite.ops import attention as attention_ops
 from aphrodite.ops import elementwise
@@ -23,21 +21,12 @@ from aphrodite.program.values import KVRef, RowsRef, Value
 T, S, R = Extent("T"), Extent("S"), Extent("R")
 
 
-@dataclass(frozen=True)
-class _Layer:
-    attention_norm: RMSNorm
-    attention: Attention
-    post_attention_norm: RMSNorm | None
-    mlp_norm: RMSNorm
-    mlp: GatedMLP
-    post_mlp_norm: RMSNorm | None
-
-
 class Decoder:
     """Layers with names of parameters; holds no tensor.
 
     dtype    of weights, activations and cache
     max_len  positions in the rotary tables
+    switches, of a decoder: lengths beyond which all keys of a sequence are others, with frequencies of their own
     """
 
     def __init__(self, spec: DecoderSpec, dtype: str, max_len: int) -> None:
@@ -46,18 +35,20 @@ class Decoder:
         hidden, names = spec.hidden_size, spec.names
         table = params.add("embedding", [(f"{names.embedding}.weight", (spec.vocab_size, hidden))])
         self._embedding = Embedding("embedding", table, spec.embedding_scale)
-        self._norms = NormForm(spec.norm_eps, spec.norm_offset)
         windows = sorted({layer.attention.window for layer in spec.layers})  # a cache group each, full attention first
         self._layers = [
             self._layer(params, number, windows.index(layer.attention.window), max_len)
             for number, layer in enumerate(spec.layers)
         ]
-        self._final_norm = RMSNorm.of(params, "final_norm", names.final_norm, hidden, self._norms)
+        self._final_norm = norm_of(params, "final_norm", names.final_norm, hidden, spec.norms)
         self._head = (
             Linear("head", table)
             if spec.tied
             else Linear.stacked(params, "head", [(names.head, spec.vocab_size)], hidden, bias=False)
         )
+        switches = {layer.attention.rope_switch for layer in self._layers}
+        self.switches = tuple(sorted(at for at in switches if at is not None))
+        self._max_len = max_len
         self.parameters: dict[str, Parameter] = params.parameters
         self.kv_refs = tuple(layer.attention.cache for layer in self._layers)
         self.cache_groups = tuple(self._cache_group(number, window) for number, window in enumerate(windows))
@@ -68,64 +59,36 @@ class Decoder:
         table_width  blocks a sequence may have; meta_words: what Limits says attn_plan kernels need
         """
         t = Tracer("forward")
-        step = _step_inputs(t, len(self.cache_groups), block_size, table_width, meta_words)
+        step = self._step_inputs(t, block_size, table_width, meta_words)
         residual = self._embedding(t, step.token_ids)
         x: Value | None = None
         for layer in self._layers:
-            x = layer.attention_norm(t, residual) if x is None else layer.attention_norm.after_add(t, x, residual)
-            x = layer.attention(t, x, step)
-            x = layer.post_attention_norm.in_place(t, x) if layer.post_attention_norm else x
-            x = layer.mlp_norm.after_add(t, x, residual)
-            x = layer.mlp(t, x)
-            x = layer.post_mlp_norm.in_place(t, x) if layer.post_mlp_norm else x
+            x = layer(t, x, residual, step)
         assert x is not None, "a decoder has at least one layer"
         x = select(t, "select.x", x, step.logit_rows)
         residual = select(t, "select.residual", residual, step.logit_rows)
         x = self._final_norm.after_add(t, x, residual)
         logits = t.external("logits", (R, self.spec.vocab_size), x.dtype)
         self._head.into(t, x, logits)
+        if self.spec.logit_scale != 1.0:
+            t.call(elementwise.scale, "head.scale", x=logits, factor=self.spec.logit_scale)
         if self.spec.logit_softcap:
             t.call(elementwise.softcap, "head.softcap", x=logits, cap=self.spec.logit_softcap)
         return t.finish()
 
-    def _layer(self, params: ParameterList, number: int, group: int, max_len: int) -> _Layer:
+    def _layer(self, params: ParameterList, number: int, group: int, max_len: int) -> DecoderLayer:
         spec, names = self.spec.layers[number], self.spec.names
-        site, source = f"layers.{number}", names.layer.format(number)
-        hidden = self.spec.hidden_size
         a = spec.attention
-        cache = KVRef(number, group, a.num_kv_heads, a.head_dim, a.head_dim, params.dtype)
-
-        def norm(name: str, tensor: str) -> RMSNorm:
-            return RMSNorm.of(params, f"{site}.{name}", f"{source}.{tensor}", hidden, self._norms)
-
-        return _Layer(
-            norm("attention_norm", names.attention_norm),
-            Attention.of(
-                params,
-                f"{site}.attention",
-                f"{source}.{names.attention}",
-                hidden=hidden,
-                heads=Heads(a.num_heads, a.num_kv_heads, a.head_dim),
-                scores=Scores(a.scale, a.window, a.softcap),
-                cache=cache,
-                rope=a.rope.constant(max_len),
-                rope_style=a.rope.style,
-                qkv_bias=a.qkv_bias,
-                out_bias=a.out_bias,
-                norms=self._norms if a.qk_norm else None,
-            ),
-            norm("post_attention_norm", names.post_attention_norm) if spec.post_norms else None,
-            norm("mlp_norm", names.mlp_norm),
-            GatedMLP.of(
-                params,
-                f"{site}.mlp",
-                f"{source}.{names.mlp}",
-                hidden=hidden,
-                inner=spec.mlp.inner_size,
-                kind=spec.mlp.act,
-                bias=spec.mlp.bias,
-            ),
-            norm("post_mlp_norm", names.post_mlp_norm) if spec.post_norms else None,
+        return decoder_layer(
+            params,
+            f"layers.{number}",
+            names.layer.format(number),
+            spec,
+            names=names,
+            hidden=self.spec.hidden_size,
+            norms=self.spec.norms,
+            cache=KVRef(number, group, a.num_kv_heads, a.head_dim, a.head_dim, params.dtype),
+            max_len=max_len,
         )
 
     def _cache_group(self, number: int, window: int) -> CacheGroup:
@@ -136,45 +99,56 @@ class Decoder:
         )
         return CacheGroup("sliding", layers, window) if window else CacheGroup("full", layers)
 
-
-def _step_inputs(t: Tracer, num_groups: int, block_size: int, table_width: int, meta_words: int) -> StepInputs:
-    """Record what turns the step's plan and the row state into packed inputs; draw_rows and forced go to sampling."""
-    rows = RowsRef()
-    seq_rows, num_new, num_logits, draws = (
-        t.external(name, (S,), "i32") for name in ("seq_rows", "num_new", "num_logits", "draws")
-    )
-    draw_rows, forced = t.external("draw_rows", (R,), "i32"), t.external("forced", (R,), "i64")
-    token_ids, positions, row_of_token, cu_q, seq_lens, logit_rows = t.call(
-        row_ops.step_inputs,
-        "step.inputs",
-        sizes={"T": T, "R": R},
-        draw_rows=draw_rows,
-        forced=forced,
-        rows=rows,
-        seq_rows=seq_rows,
-        num_new=num_new,
-        num_logits=num_logits,
-        draws=draws,
-    )
-    groups = {}
-    for group in range(num_groups):
-        slots, tables = t.call(
-            row_ops.step_slots,
-            f"step.slots{group}",
-            sizes={"B": table_width},
+    def _step_inputs(self, t: Tracer, block_size: int, table_width: int, meta_words: int) -> StepInputs:
+        """Record what turns the step's plan and the row state into packed inputs. draw_rows, forced go to sampling."""
+        rows = RowsRef()
+        seq_rows, num_new, num_logits, draws = (
+            t.external(name, (S,), "i32") for name in ("seq_rows", "num_new", "num_logits", "draws")
+        )
+        draw_rows, forced = t.external("draw_rows", (R,), "i32"), t.external("forced", (R,), "i64")
+        token_ids, positions, row_of_token, cu_q, seq_lens, logit_rows = t.call(
+            row_ops.step_inputs,
+            "step.inputs",
+            sizes={"T": T, "R": R},
+            draw_rows=draw_rows,
+            forced=forced,
             rows=rows,
             seq_rows=seq_rows,
-            row_of_token=row_of_token,
-            positions=positions,
-            group=group,
-            block_size=block_size,
+            num_new=num_new,
+            num_logits=num_logits,
+            draws=draws,
         )
-        meta = t.call(
-            attention_ops.attn_plan,
-            f"step.plan{group}",
-            sizes={"P": meta_words},
-            seq_lens=seq_lens,
-            cu_q=cu_q,
-        )
-        groups[group] = GroupInputs(slots, tables, meta)
-    return StepInputs(token_ids, positions, seq_lens, cu_q, logit_rows, groups)
+        groups = {}
+        for group in range(len(self.cache_groups)):
+            slots, tables = t.call(
+                row_ops.step_slots,
+                f"step.slots{group}",
+                sizes={"B": table_width},
+                rows=rows,
+                seq_rows=seq_rows,
+                row_of_token=row_of_token,
+                positions=positions,
+                group=group,
+                block_size=block_size,
+            )
+            meta = t.call(
+                attention_ops.attn_plan,
+                f"step.plan{group}",
+                sizes={"P": meta_words},
+                seq_lens=seq_lens,
+                cu_q=cu_q,
+            )
+            groups[group] = GroupInputs(slots, tables, meta)
+        places = {
+            at: t.call(
+                row_ops.table_positions,
+                f"step.rope{at}",
+                positions=positions,
+                row_of_token=row_of_token,
+                rows=rows,
+                original=at,
+                stride=self._max_len,
+            )
+            for at in self.switches
+        }
+        return StepInputs(token_ids, positions, seq_lens, cu_q, logit_rows, groups, places)

@@ -5,18 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aphrodite.errors import ModelError
-from aphrodite.models import gemma2, gemma3, llama, mistral
+from aphrodite.models import (
+    cohere,
+    cohere2,
+    gemma2,
+    gemma3,
+    llama,
+    mistral,
+    mixtral,
+    phi3,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+    starcoder2,
+)
 from aphrodite.models.config import HFConfig
 from aphrodite.models.spec import DecoderSpec
+from aphrodite.models.unread import Seen, refuse_unread
 
-_PAGES = (gemma2, gemma3, llama, mistral)
+_PAGES = (cohere, cohere2, gemma2, gemma3, llama, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe, starcoder2)
 FAMILIES: dict[str, Callable[[HFConfig], DecoderSpec]] = {
     name: page.spec for page in _PAGES for name in page.ARCHITECTURES
 }
 
 
 def decoder_spec(config: HFConfig) -> DecoderSpec:
-    """The network of a config. ModelError names an architecture that no page reads."""
+    """The network of a config. ModelError names an architecture that no page reads, or a field that its page must."""
     listed = config.data.get("architectures")
     if not isinstance(listed, list) or not listed or not all(isinstance(name, str) for name in listed):
         raise ModelError(
@@ -25,7 +39,10 @@ def decoder_spec(config: HFConfig) -> DecoderSpec:
         )
     for name in listed:
         if name in FAMILIES:
-            return FAMILIES[name](config)
+            seen = Seen(config.data)
+            spec = FAMILIES[name](HFConfig(seen, config.where))
+            refuse_unread(config, seen.names)
+            return spec
     raise ModelError(
         f"{config.where}: architecture {', '.join(listed)} is not supported; supported: {', '.join(sorted(FAMILIES))}",
         subject=listed[0],

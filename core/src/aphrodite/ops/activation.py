@@ -1,7 +1,8 @@
-"""Gated activations."""
+"""Activations, gated and not."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -57,6 +58,27 @@ def act_mul(out: torch.Tensor, x: torch.Tensor, kind: str) -> None:
     """
     gate, up = wide(x).chunk(2, dim=-1)
     out.copy_(KINDS[kind](gate, up))
+
+
+ALONE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu": F.silu,
+    "gelu_erf": F.gelu,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+def _alone_examples(dtype: str, seed: int) -> Iterator[Example]:
+    g = generator(seed)
+    for kind, (t, i) in itertools.product(ALONE, ((0, 8), (1, 1), (3, 100), (17, 384))):
+        x = (torch.randn(t, i, generator=g) * 4).to(torch_dtype(dtype))
+        yield Example(f"{kind} T={t} I={i}", {"x": x, "kind": kind})
+
+
+@op("act@1", "x[T,I] A!, kind: str", examples=_alone_examples)
+def act(x: torch.Tensor, kind: str) -> None:
+    """x <- act(x) in place, in float32 and rounded once; kind: silu, gelu_erf, gelu_tanh or relu."""
+    x.copy_(ALONE[kind](wide(x)))
 
 
 @composite("gate_up_act@1", "out[M,I] A!, x[M,K] A, w[N,K] Packed A, bias[N] A?, kind: str")

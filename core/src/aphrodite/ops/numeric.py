@@ -13,7 +13,7 @@ def wide(x: torch.Tensor) -> torch.Tensor:
 
 
 def matrix(weight: Packed | torch.Tensor) -> torch.Tensor:
-    """The [N, K] tensor of a weight in the plain layout, the only one that torch forms read."""
+    """The [N, K] tensor of a weight, or [E, N, K] of a stack, in the plain layout, which alone torch forms read."""
     if isinstance(weight, Packed):
         assert weight.layout.name == "plain", f"torch forms read plain weights, not {weight.layout.name}"
         data: torch.Tensor = weight.data

@@ -31,13 +31,15 @@ class Tolerance:
 class Op:
     """One operation of the contract.
 
-    name       with its version: "rms_norm@1"; a change of meaning is a new version
-    schema     see ops/schema.py
-    reference  the specification: readable torch, exact in float64, may read the host
-    portable   static shapes, no host read, traceable; None where the reference already is so
-    examples   (dtype, seed) -> legal calls, drawn at random from the seed
-    doc        one line
-    aliases    pairs of arguments that may be the same memory
+    name        with its version: "rms_norm@1"; a change of meaning is a new version
+    schema      see ops/schema.py
+    reference   the specification: readable torch, exact in float64, may read the host
+    portable    static shapes, no host read, traceable; None where the reference already is so
+    examples    (dtype, seed) -> legal calls, drawn at random from the seed
+    doc         one line
+    aliases     pairs of arguments that may be the same memory
+    reads_host  the portable form reads sizes on the host too, because a static one would multiply or copy what nobody
+                wants; steps that it serves are not captured
     """
 
     name: str
@@ -48,6 +50,7 @@ class Op:
     examples: Callable[[str, int], Iterator[Example]] | None = None
     tolerance: Tolerance = field(default_factory=Tolerance)
     aliases: tuple[tuple[str, str], ...] = ()
+    reads_host: bool = False
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -63,6 +66,7 @@ def op(
     examples: Callable[[str, int], Iterator[Example]] | None = None,
     tolerance: Tolerance | None = None,
     aliases: tuple[tuple[str, str], ...] = (),
+    reads_host: bool = False,
 ) -> Callable[[Form], Op]:
     """Decorator: the function below is the reference of operation `name`. ValueError if it and the schema disagree."""
 
@@ -72,7 +76,7 @@ def op(
             if form is not None and (reason := unknown_arguments(form, parsed)):
                 raise ValueError(f"{name}: {form.__name__} {reason}")
         doc = (inspect.getdoc(reference) or "").split("\n")[0]
-        return Op(name, parsed, reference, doc, portable, examples, tolerance or Tolerance(), aliases)
+        return Op(name, parsed, reference, doc, portable, examples, tolerance or Tolerance(), aliases, reads_host)
 
     return define
 

@@ -98,6 +98,26 @@ def _spread(
 
 
 @op(
+    "table_positions@1",
+    "out[T] i64!, positions[T] i64, row_of_token[T] i32, rows Rows, original: int, stride: int",
+)
+def table_positions(
+    out: torch.Tensor,
+    positions: torch.Tensor,
+    row_of_token: torch.Tensor,
+    rows: Rows,
+    original: int,
+    stride: int,
+) -> None:
+    """Where tokens stand in a rotary table of two parts, for sequences of up to `original` tokens and for longer ones.
+
+    out <- position, plus `stride` (the first part's length) if the token's row holds more than `original` tokens.
+    """
+    longer = rows.view("num_tokens")[or_spare(rows, row_of_token)] > original
+    out.copy_(positions + torch.where(longer & (row_of_token >= 0), stride, 0))
+
+
+@op(
     "step_slots@1",
     "slots[T] i64!, tables[S,B] i32!, rows Rows, seq_rows[S] i32, row_of_token[T] i32, positions[T] i64, "
     "group: int, block_size: int",

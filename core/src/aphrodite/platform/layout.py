@@ -113,6 +113,9 @@ class Piece:
 class WeightLayout:
     """How a matrix w[N, K] lies in memory, so that every kernel at a site reads the same bytes.
 
+    A stack of matrices w[E, N, K], such as those of experts, is the storage of each, one behind the other: any layout
+    serves stacks too, and `pack` sees one matrix at a time.
+
     name    what kernels declare in `where=C(weights={...})`
     shape   (N, K) -> storage shape
     pack    (host rows [n, K] of w from row `start`, start, (N, K)) -> the Piece of storage they fill; called at load,
@@ -125,6 +128,11 @@ class WeightLayout:
     pack: Callable[[torch.Tensor, int, tuple[int, int]], Piece] | None = None
     rows: int = 1
 
+    def storage(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Storage shape of a matrix (N, K) or of a stack (E, N, K)."""
+        *stack, n, k = shape
+        return (*stack, *self.shape(n, k))
+
 
 def _plain_shape(n: int, k: int) -> tuple[int, ...]:
     return (n, k)
@@ -135,13 +143,17 @@ PLAIN = WeightLayout("plain", _plain_shape)
 
 @dataclass(frozen=True)
 class Packed(Structure):
-    """A weight w[N, K] in its packed place. data has the shape that `layout` gives it; plain is [N, K] itself."""
+    """A weight w[N, K] or a stack w[E, N, K] in its packed place.
+
+    data   of the shape that `layout` gives a matrix, behind E for a stack; plain is [N, K] or [E, N, K] itself
+    shape  (N, K) or (E, N, K)
+    """
 
     tensors = ("data",)
 
     data: Any
     layout: WeightLayout
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     dtype: str
 
 

@@ -68,7 +68,9 @@ def torch_forms(op: Op) -> tuple[Kernel, ...]:
     """The operation's own torch forms as kernels: they serve every feature, and read plain weights only."""
     packed = any(arg.kind in ("Packed", "Table") for arg in op.schema.args)
     where = C(features=op.schema.features, weights=PLAIN.name) if packed else C(features=op.schema.features)
-    static = Flag.ALLOCATES | Flag.CAPTURE_SAFE  # a portable form is static; so is a reference that has none beside it
+    static = Flag.ALLOCATES  # a portable form is static; so is a reference that has none beside it
+    if not op.reads_host:
+        static |= Flag.CAPTURE_SAFE
     if op.portable is None:
         return (Kernel(op.name, "reference", fn=op.reference, where=where, tier=TORCH, flags=static),)
     return (

@@ -5,6 +5,7 @@ Each tensor is read in chunks of rows, so that the peak is the weights plus a fr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -30,9 +31,9 @@ def load_weights(
     stream: Stream,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Device memory of every parameter by name: Packed for a matrix, a tensor for a vector.
+    """Device memory of every parameter by name: Packed where it has a layout, else a tensor.
 
-    layouts  of the matrices, by parameter name
+    layouts  of matrices and stacks of them, by parameter name
     The names have been checked (weights/source.py check_names).
     """
     infos = source.infos()
@@ -45,13 +46,14 @@ def load_weights(
     try:
         for parameter in wanted:
             memory = storage[parameter.ref.name]
-            for start, stop in _chunks(parameter, memory):
-                for piece in _pieces(parameter, source, memory, start, stop):
-                    _upload(memory, piece, platform, stream)
-                event.record(stream)
-                event.wait()  # the chunk's host memory is free again
-                info = infos[parameter.sources[0].tensor]
-                progress.advance(_num_bytes((stop - start, *info.shape[1:]), info.dtype))
+            row_bytes = _num_bytes(_row(parameter), infos[parameter.sources[0].tensor].dtype)
+            for index, data in enumerate(_matrices(memory)):
+                for start, stop in _chunks(parameter, memory):
+                    for piece in _pieces(parameter, source, memory, index, start, stop):
+                        _upload(data, piece, platform, stream)
+                    event.record(stream)
+                    event.wait()  # the chunk's host memory is free again
+                    progress.advance((stop - start) * row_bytes)
     finally:
         progress.finish()
     return storage
@@ -59,49 +61,65 @@ def load_weights(
 
 def _allocate(parameter: Parameter, layouts: Mapping[str, WeightLayout], platform: Platform) -> Any:
     ref = parameter.ref
-    if len(ref.shape) == 1:
+    if ref.name not in layouts:
         return platform.memory.empty(ref.shape, ref.dtype)
-    n, k = ref.shape
     layout = layouts[ref.name]
-    return Packed(platform.memory.empty(layout.shape(n, k), ref.dtype), layout, (n, k), ref.dtype)
+    return Packed(platform.memory.empty(layout.storage(ref.shape), ref.dtype), layout, ref.shape, ref.dtype)
+
+
+def _matrices(memory: Any) -> Iterator[Any]:
+    """The storage of each matrix of a stack; of anything else the storage."""
+    if not isinstance(memory, Packed):
+        yield memory
+    elif len(memory.shape) == 2:
+        yield memory.data
+    else:
+        yield from (memory.data[index] for index in range(memory.shape[0]))
 
 
 def _chunks(parameter: Parameter, memory: Any) -> Iterator[tuple[int, int]]:
-    """Ranges of the parameter's rows, cut at the multiples that its layout packs."""
-    rows = parameter.ref.shape[0]
-    width = _num_bytes(parameter.ref.shape[1:], parameter.ref.dtype)
+    """Ranges of the rows of a matrix, or of each of a stack, cut at the multiples that its layout packs."""
+    shape = parameter.ref.shape
+    rows = shape[-2] if len(shape) > 1 else shape[0]
+    width = max(_num_bytes(_row(parameter), parameter.ref.dtype), 1)
+    whole = _num_bytes(shape, parameter.ref.dtype)
     multiple = memory.layout.rows if isinstance(memory, Packed) else 1
-    count = max(1, min(_CHUNK_BYTES, rows * width // _CHUNKS_A_PARAMETER) // max(width, 1))
+    count = max(1, min(_CHUNK_BYTES, whole // _CHUNKS_A_PARAMETER) // width)
     count = -(-count // multiple) * multiple
     for start in range(0, rows, count):
         yield start, min(rows, start + count)
 
 
-def _pieces(parameter: Parameter, source: TensorSource, memory: Any, start: int, stop: int) -> Iterator[Piece]:
-    """Rows start to stop of a parameter, packed: from one checkpoint tensor as they are, from several put together
+def _pieces(
+    parameter: Parameter, source: TensorSource, memory: Any, index: int, start: int, stop: int
+) -> Iterator[Piece]:
+    """Rows start to stop of matrix `index`, packed: from one checkpoint tensor as they are, from several put together
     where the layout packs rows in groups."""
     dtype = torch_dtype(parameter.ref.dtype)
+    before = index * (memory.shape[-2] if isinstance(memory, Packed) else 0)
     parts: list[tuple[int, torch.Tensor]] = []
     for item in parameter.sources:
-        first, last = max(start, item.start), min(stop, item.start + item.shape[0])
+        first, last = max(before + start, item.start), min(before + stop, item.start + item.num_rows)
         if first < last:
             rows = source.rows(item.tensor, first - item.start, last - item.start).to(dtype)
-            parts.append((first, rows))
+            parts.append((first - before, rows))
     pack = memory.layout.pack if isinstance(memory, Packed) else None
     if pack is None:
         yield from (Piece(0, row, rows) for row, rows in parts)
     else:
-        yield pack(torch.cat([rows for _, rows in parts]), start, memory.shape)
+        n, k = memory.shape[-2:]
+        yield pack(torch.cat([rows for _, rows in parts]), start, (n, k))
 
 
-def _upload(memory: Any, piece: Piece, platform: Platform, stream: Stream) -> None:
-    data = memory.data if isinstance(memory, Packed) else memory
+def _upload(data: Any, piece: Piece, platform: Platform, stream: Stream) -> None:
     target = data.narrow(piece.dim, piece.start, piece.data.shape[piece.dim])
     platform.memory.upload(target, piece.data, stream)
 
 
+def _row(parameter: Parameter) -> tuple[int, ...]:
+    """The shape of one row."""
+    return parameter.ref.shape[-1:] if len(parameter.ref.shape) > 1 else ()
+
+
 def _num_bytes(shape: Iterable[int], dtype: str) -> int:
-    size = ITEMSIZE[dtype]
-    for axis in shape:
-        size *= axis
-    return size
+    return ITEMSIZE[dtype] * math.prod(shape)

@@ -6,6 +6,7 @@ Plain reads, because mapped pages count as this process's memory: loading would 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,16 +53,15 @@ class SafetensorsSource:
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         info, place = self._infos[name], self._places[name]
-        width = ITEMSIZE[info.dtype]
-        for size in info.shape[1:]:
-            width *= size
+        inner = info.shape[-1:] if len(info.shape) > 1 else ()
+        width = ITEMSIZE[info.dtype] * math.prod(inner)
         data = torch.empty((stop - start) * width, dtype=torch.uint8)
         view = memoryview(data.numpy())  # type: ignore[arg-type]
         file = self._open(place.path)
         file.seek(place.offset + start * width)
         if file.readinto(view) != len(view):  # type: ignore[attr-defined]
             raise CheckpointError(f"{place.path} ends inside tensor {name!r}: the file is truncated", subject=name)
-        return data.view(torch_dtype(info.dtype)).view(stop - start, *info.shape[1:])
+        return data.view(torch_dtype(info.dtype)).view(stop - start, *inner)
 
     def close(self) -> None:
         """Close the file that was read last."""

@@ -30,12 +30,15 @@ class TensorInfo:
 
 
 class TensorSource(Protocol):
-    """Tensors of a model. `rows` may be called in any order, but goes fastest in that of `infos`."""
+    """Tensors of a model. `rows` may be called in any order, but goes fastest in that of `infos`.
+
+    A tensor of three axes or more is the matrix of all its rows: what the last axis holds is one.
+    """
 
     def infos(self) -> Mapping[str, TensorInfo]: ...
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows start to stop (entries, of a vector) as a host tensor of its own, which the caller may keep."""
+        """Rows start to stop (entries, of a vector) as a host tensor [n, K] of its own, which the caller may keep."""
         ...
 
     def close(self) -> None:
@@ -63,7 +66,7 @@ class DummySource:
         shape = self._infos[name].shape
         if len(shape) == 1:  # norms and biases
             return torch.ones(stop - start, dtype=self._dtype)
-        out = torch.empty(stop - start, *shape[1:], dtype=self._dtype)
+        out = torch.empty(stop - start, shape[-1], dtype=self._dtype)
         base = self._base(name)
         for tile in range(start // _TILE_ROWS, -(-stop // _TILE_ROWS)):
             values = base.roll(tile * _ROLL, -1)
@@ -77,7 +80,7 @@ class DummySource:
         if self._drawn is None or self._drawn[0] != name:
             shape = self._infos[name].shape
             generator = torch.Generator().manual_seed((zlib.crc32(name.encode()) ^ self._seed) % 2**63)
-            base = torch.randn(_TILE_ROWS, *shape[1:], generator=generator) * shape[-1] ** -0.5
+            base = torch.randn(_TILE_ROWS, shape[-1], generator=generator) * shape[-1] ** -0.5
             self._drawn = (name, base.to(self._dtype))
         return self._drawn[1]
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from aphrodite.plugin import NATIVE, Binding, C, Dims, Flag, Kernel, Packed, Run, between, multiple
 from aphrodite_toy import attention, linear
+from aphrodite_toy.experts import experts
 from aphrodite_toy.layouts import COLUMNS, THDKB
 
 
@@ -74,6 +75,14 @@ KERNELS = (
         tier=NATIVE,
         flags=_STABLE,
         workspace=linear.workspace,
+    ),
+    Kernel(
+        "moe_experts@1",
+        "toy.experts",
+        fn=experts,
+        where=C(weights=COLUMNS.name, kind="silu"),
+        tier=NATIVE,
+        flags=_STABLE,
     ),
     Kernel("attn_plan@1", attention.PLAN, fn=attention.plan, tier=NATIVE, flags=_STABLE),
     Kernel(

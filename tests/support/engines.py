@@ -1,0 +1,53 @@
+"""Engines as the parity tests want them, and what they are watched for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aphrodite import LLM
+from aphrodite.kv.pool import BlockPool
+from aphrodite.sched.scheduler import Scheduler
+from tests.support.devices import block_size
+
+
+def engine(folder: object, device: str, cache_tokens: int = 1600, **settings: Any) -> LLM:
+    """An engine that computes in float32, with steps small enough that prompts are cut at odd places."""
+    size = settings.get("block_size") or block_size(device)
+    settings = {
+        "dtype": "float32",
+        "max_model_len": 400,
+        "num_blocks": -(-cache_tokens // size),
+        "max_num_batched_tokens": 37,
+        **settings,
+    }
+    return LLM(str(folder), device=device, **settings)
+
+
+def watch_preemption(patch: pytest.MonkeyPatch) -> list[int]:
+    """Tokens that a sequence had drawn, for each that is preempted from now on; the scheduler's books are checked."""
+    preempted: list[int] = []
+    original = Scheduler._preempt
+
+    def spy(self: Scheduler, seq: Any) -> None:
+        preempted.append(seq.num_output)
+        original(self, seq)
+        self.check()
+
+    patch.setattr(Scheduler, "_preempt", spy)
+    return preempted
+
+
+def make_pools_unlike(patch: pytest.MonkeyPatch) -> None:
+    """Every second pool deals its blocks from the other end, so that groups hold a token in different blocks."""
+    made: list[BlockPool] = []
+    original = BlockPool.__init__
+
+    def init(self: BlockPool, num_blocks: int) -> None:
+        original(self, num_blocks)
+        if len(made) % 2:
+            self._next, self._previous = self._previous, self._next  # the ring of free blocks, the other way round
+        made.append(self)
+
+    patch.setattr(BlockPool, "__init__", init)
