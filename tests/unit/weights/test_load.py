@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,36 @@ def test_every_matrix_of_a_stack_is_where_its_layout_puts_it(
     found = torch.stack([UNPACK[layout.name](memory.data[index], 2 * ROWS) for index in range(EXPERTS)])
     assert torch.equal(found, expert_tensors(fused=True)["gate_up"])
     assert progress.done == progress.total == found.numel() * 4
+
+
+def test_what_a_layout_makes_of_a_whole_matrix_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_CHUNK_BYTES", 64)
+    seen: list[Any] = []
+
+    def finish(storage: torch.Tensor) -> tuple[str, torch.Tensor]:
+        seen.append(weakref.ref(storage))
+        return "made", storage.sum(0)
+
+    layout = WeightLayout("finished", lambda n, k: (n, k), finish=finish)
+    given, platform = {**tensors(), **expert_tensors(fused=False)}, cpu()
+    source = one_file(tmp_path, given)
+    wanted = [parameters()["qkv"], stack().as_in(source.infos())]
+    storage = load_weights(
+        wanted,
+        source,
+        layouts=dict.fromkeys(("qkv", "experts"), layout),
+        platform=platform,
+        stream=platform.device.stream(),
+        progress=NoProgress(),
+    )
+    source.close()
+    kind, total = storage["qkv"].data
+    assert kind == "made" and torch.equal(total, expected(given, torch.float32)["qkv"].sum(0))
+    fused = expert_tensors(fused=True)["gate_up"]
+    assert len(storage["experts"].data) == EXPERTS and storage["experts"].shape == (EXPERTS, 2 * ROWS, INNER)
+    for made, matrix in zip(storage["experts"].data, fused, strict=True):
+        assert made[0] == "made" and torch.equal(made[1], matrix.sum(0))
+    assert len(seen) == 1 + EXPERTS and all(ref() is None for ref in seen), "the storage is let go of"
 
 
 def test_a_parameter_is_filled_from_the_form_that_a_checkpoint_has() -> None:

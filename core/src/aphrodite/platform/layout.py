@@ -121,12 +121,15 @@ class WeightLayout:
     pack    (host rows [n, K] of w from row `start`, start, (N, K)) -> the Piece of storage they fill; called at load,
             chunk by chunk, in any order. None keeps rows as they are
     rows    chunks handed to `pack` start at multiples of this and hold a multiple of it, but for the matrix's end
+    finish  (storage of a matrix, full) -> what kernels get as `data` in its place, for layouts that a library makes of
+            a whole matrix; a stack has a tuple of them. The storage is let go of
     """
 
     name: str
     shape: Callable[[int, int], tuple[int, ...]]
     pack: Callable[[torch.Tensor, int, tuple[int, int]], Piece] | None = None
     rows: int = 1
+    finish: Callable[[Any], Any] | None = None
 
     def storage(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Storage shape of a matrix (N, K) or of a stack (E, N, K)."""
@@ -145,7 +148,8 @@ PLAIN = WeightLayout("plain", _plain_shape)
 class Packed(Structure):
     """A weight w[N, K] or a stack w[E, N, K] in its packed place.
 
-    data   of the shape that `layout` gives a matrix, behind E for a stack; plain is [N, K] or [E, N, K] itself
+    data   of the shape that `layout` gives a matrix, behind E for a stack; plain is [N, K] or [E, N, K] itself. Where
+           the layout has a `finish`, what that made of it
     shape  (N, K) or (E, N, K)
     """
 

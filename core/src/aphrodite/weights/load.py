@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,13 +40,13 @@ def load_weights(
     infos = source.infos()
     order = {name: index for index, name in enumerate(infos)}
     wanted = sorted(parameters, key=lambda parameter: order[parameter.sources[0].tensor])  # as the files have them
-    storage = {parameter.ref.name: _allocate(parameter, layouts, platform) for parameter in wanted}
+    storage: dict[str, Any] = {}
     event = platform.device.event()
     read = [infos[item.tensor] for parameter in wanted for item in parameter.sources]
     progress.start("loading weights", sum(_num_bytes(info.shape, info.dtype) for info in read), "B")
     try:
         for parameter in wanted:
-            memory = storage[parameter.ref.name]
+            memory = _allocate(parameter, layouts, platform)
             row_bytes = _num_bytes(_row(parameter), infos[parameter.sources[0].tensor].dtype)
             for index, data in enumerate(_matrices(memory)):
                 for start, stop in _chunks(parameter, memory):
@@ -54,6 +55,7 @@ def load_weights(
                     event.record(stream)
                     event.wait()  # the chunk's host memory is free again
                     progress.advance((stop - start) * row_bytes)
+            storage[parameter.ref.name] = _finished(memory)
     finally:
         progress.finish()
     return storage
@@ -65,6 +67,14 @@ def _allocate(parameter: Parameter, layouts: Mapping[str, WeightLayout], platfor
         return platform.memory.empty(ref.shape, ref.dtype)
     layout = layouts[ref.name]
     return Packed(platform.memory.empty(layout.storage(ref.shape), ref.dtype), layout, ref.shape, ref.dtype)
+
+
+def _finished(memory: Any) -> Any:
+    """The parameter as kernels get it. What a layout makes of a whole matrix takes its place, one at a time."""
+    if not isinstance(memory, Packed) or (finish := memory.layout.finish) is None:
+        return memory
+    made = tuple(finish(matrix) for matrix in _matrices(memory))
+    return replace(memory, data=made if len(memory.shape) > 2 else made[0])
 
 
 def _matrices(memory: Any) -> Iterator[Any]:

@@ -6,10 +6,45 @@ import torch
 import torch.nn.functional as F
 
 import aphrodite_kernels_cpu as native
-from aphrodite.plugin import NATIVE, PORTABLE, Binding, C, Dims, Flag, Kernel, KVView, Run
+from aphrodite.plugin import NATIVE, PORTABLE, Binding, C, Dims, Flag, Kernel, KVView, Run, WeightLayout
 
 _STABLE = Flag.RUN_STABLE | Flag.BATCH_INVARIANT | Flag.SHAPE_STABLE
 _DTYPES = frozenset(native.DTYPES)
+
+
+def _plain_shape(n: int, k: int) -> tuple[int, ...]:
+    return (n, k)
+
+
+def _prepack(matrix: torch.Tensor) -> torch.Tensor:
+    """w[N, K] in the order that oneDNN's products read, which only oneDNN knows."""
+    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(matrix, None)
+    return packed
+
+
+ONEDNN = WeightLayout("cpu.onednn", _plain_shape, finish=_prepack)
+
+
+def onednn_dtypes() -> set[str]:
+    """Types that this torch multiplies through oneDNN with packed weights; none where it was built without."""
+    ops = torch.ops.mkldnn
+    if not torch.backends.mkldnn.is_available() or not hasattr(ops, "_linear_pointwise"):
+        return set()
+    return {"f32"} | ({"bf16"} if ops._is_mkldnn_bf16_supported() else set())
+
+
+def bind_linear(binding: Binding) -> Run:
+    """linear@1 as one product of oneDNN's. On few rows it takes a third to a half of the time of torch's own, which
+    reads the weights in their plain order."""
+    out, x, w, bias = (binding.args[name] for name in ("out", "x", "w", "bias"))
+    rows, product = binding.extents["x"], torch.ops.mkldnn._linear_pointwise
+
+    def run(dims: Dims) -> None:
+        num = rows.at(dims)
+        if num:
+            out[:num] = product(x[:num], w.data, bias, "none", [], "")
+
+    return run
 
 
 def bind_rms_norm(binding: Binding) -> Run:
@@ -101,6 +136,14 @@ def _mask(num_q: int, first: int, length: int, causal: bool, window: int) -> tor
     return seen & (key > position - window) if window else seen
 
 
+LINEAR = Kernel(
+    "linear@1",
+    "cpu.linear",
+    bind=bind_linear,
+    where=C(weights=ONEDNN.name, dtype=onednn_dtypes(), features={"bias"}),
+    tier=PORTABLE,
+    flags=Flag.ALLOCATES | Flag.RUN_STABLE,
+)
 KERNELS = (
     Kernel(
         "rms_norm@1",

@@ -26,9 +26,12 @@ def aphrodite_platforms(reg: Registrar) -> None:
 
 @hookimpl
 def aphrodite_kernels(reg: Registrar) -> None:
-    """Native kernels, and attention on torch's fused one."""
-    from aphrodite_cpu.kernels import KERNELS
+    """Native kernels, attention on torch's fused one, and products of packed weights where torch has them."""
+    from aphrodite_cpu.kernels import KERNELS, LINEAR, ONEDNN, onednn_dtypes
 
+    if onednn_dtypes():
+        reg.weight_layout(ONEDNN)
+        reg.kernel(LINEAR)
     for kernel in KERNELS:
         reg.kernel(kernel)
 

@@ -1,0 +1,50 @@
+"""The CPU plugin's products of packed weights against float64."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from aphrodite.ops.kernel import Dims, Extent
+from aphrodite.ops.linear import linear
+from aphrodite.platform.dtypes import torch_dtype
+from aphrodite.platform.layout import Packed
+from aphrodite_cpu.kernels import LINEAR, ONEDNN, bind_linear, onednn_dtypes
+from tests.unit.ops.truth import exact, truth
+
+
+def product(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, num: int) -> torch.Tensor:
+    """The first `num` rows through the kernel, the others as they were: 7."""
+    assert ONEDNN.finish is not None
+    out = torch.full((x.shape[0], w.shape[0]), 7.0, dtype=x.dtype)
+    packed = Packed(ONEDNN.finish(w), ONEDNN, tuple(w.shape), "f32")
+    args = {"out": out, "x": x, "w": packed, "bias": bias}
+    bind_linear(cast("Any", SimpleNamespace(args=args, extents={"x": Extent("T")})))(Dims(T=num))
+    return out
+
+
+@pytest.mark.parametrize("dtype", sorted(onednn_dtypes()))
+@pytest.mark.parametrize("rows", [0, 1, 2, 5, 32, 65])
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (17, 9), (320, 64), (64, 513), (100, 768)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_products_of_any_size(dtype: str, rows: int, n: int, k: int, biased: bool) -> None:
+    g = torch.Generator().manual_seed(rows * 1000 + n + k)
+    kind = torch_dtype(dtype)
+    wide = torch.randn(rows + 3, k + 5, generator=g).to(kind)
+    x, w = wide[:, 2 : 2 + k], torch.randn(n, k, generator=g).to(kind)  # rows that lie apart
+    bias = torch.randn(n, generator=g).to(kind) if biased else None
+    out = product(x, w, bias, rows)
+    plain = Packed(w, ONEDNN, (n, k), dtype)
+    value, scale = truth("linear@1", {"out": out[:rows], "x": x[:rows], "w": plain, "bias": bias})["out"]
+    error = abs(exact(out[:rows]) - value)
+    assert (error <= 2 * linear.tolerance.c * torch.finfo(kind).eps * scale).all(), error.max()
+    assert (out[rows:] == 7).all()
+
+
+def test_the_kernel_serves_the_types_that_this_torch_multiplies() -> None:
+    facts = {"weights": ONEDNN.name, "features": frozenset({"bias"})}
+    refused = {dtype for dtype in ("f32", "bf16", "f16") if LINEAR.where.refusal({**facts, "dtype": dtype})}
+    assert refused == {"f32", "bf16", "f16"} - onednn_dtypes() and "f32" not in refused
