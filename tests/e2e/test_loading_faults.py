@@ -19,6 +19,7 @@ from aphrodite import LLM, SamplingParams, errors
 from aphrodite.types.sampling_params import parameters
 from tests.support.checkpoints import VOCAB_SIZE, Checkpoints, edit_json, write_json
 from tests.support.devices import DEVICES, require
+from tests.support.engines import check_idle
 from tests.support.reference import Reference
 
 EXIT_CODES = {
@@ -661,8 +662,7 @@ PROMPTS: dict[str, tuple[Any, tuple[str, ...]]] = {
 
 def still_alive(llm: LLM) -> None:
     """The engine's books balance and it generates as ever."""
-    llm._engine.check()
-    assert not llm._engine.has_work
+    check_idle(llm)
     params = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
     assert [o.outputs[0].token_ids for o in llm.generate([GOOD, GOOD], params)] == [expected_tokens(llm)] * 2
 

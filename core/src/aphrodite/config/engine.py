@@ -105,6 +105,30 @@ class EngineConfig:
     device: DeviceConfig = field(default_factory=DeviceConfig)
 
 
+def config_from(settings: Mapping[str, Any]) -> EngineConfig:
+    """An EngineConfig from flat settings, as LLM takes them. UsageError names one that does not exist."""
+    left = dict(settings)
+    if "dtype" in left:
+        left["dtype"] = str(left["dtype"])  # torch.bfloat16 reads "torch.bfloat16"
+    sections = {}
+    for name, kind in _SECTIONS.items():
+        known = kind.__dataclass_fields__
+        sections[name] = kind(**{key: left.pop(key) for key in list(left) if key in known})
+    if left:
+        unknown = next(iter(left))
+        known_names = sorted(key for kind in _SECTIONS.values() for key in kind.__dataclass_fields__)
+        raise UsageError(f"there is no setting {unknown!r}; there are {', '.join(known_names)}", subject=unknown)
+    return EngineConfig(**sections)
+
+
+_SECTIONS: Mapping[str, type[Any]] = {
+    "model": ModelConfig,
+    "cache": CacheConfig,
+    "scheduler": SchedulerConfig,
+    "device": DeviceConfig,
+}
+
+
 def _checked(item: Field[Any], value: Any) -> Any:
     """The value of a setting, normalised."""
     kind, meta = str(item.type), item.metadata
