@@ -103,6 +103,18 @@ class Callback:
         pass
 
 
+def slow(llm: LLM) -> LLM:
+    """The same, a step of which takes 20 ms and more."""
+    step = llm._local.engine.step
+
+    def slowly() -> Any:
+        time.sleep(0.02)
+        return step()
+
+    llm._local.engine.step = slowly  # type: ignore[method-assign]
+    return llm
+
+
 def test_generate_may_be_called_from_inside_generate(model: str) -> None:
     with LLM(model) as llm:
         inner: list[Any] = []
@@ -115,7 +127,7 @@ def test_close_ends_what_still_runs(model: str) -> None:
     """From inside generate, and from another thread: the call that runs is refused, and nothing hangs."""
     long = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
     for device in DEVICES:
-        llm = LLM(model, device=device)
+        llm = slow(LLM(model, device=device))
         stream = llm.stream([1, 2, 3], long)
         next(stream)
         closer = threading.Thread(target=llm.close)
@@ -124,7 +136,7 @@ def test_close_ends_what_still_runs(model: str) -> None:
             for _ in stream:
                 pass
         closer.join()
-        llm = LLM(model, device=device)
+        llm = slow(LLM(model, device=device))
         with pytest.raises(UsageError, match="closed while the request ran"):
             llm.generate([[1, 2, 3]], long, progress=Callback(llm.close))
 
