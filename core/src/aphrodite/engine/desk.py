@@ -36,7 +36,7 @@ class Desk:
             for name in news.request_ids:
                 ticket = self._tickets.pop(name, None)
                 if ticket is not None:
-                    ticket.fail(news.error)
+                    ticket.fail(name, news.error)
             return
         for seq in news:
             name = seq.request.request_id
@@ -62,8 +62,9 @@ class Ticket:
         self._news[name] = seq
         self._changed.set()
 
-    def fail(self, error: BaseException) -> None:
-        """Nothing more comes."""
+    def fail(self, name: str, error: BaseException) -> None:
+        """Nothing more comes of a sequence, and what it had got is of no use."""
+        self._news.pop(name, None)
         self._error = error
         self._changed.set()
 
