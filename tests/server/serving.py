@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from aphrodite.engine.frontend import Frontend
+from aphrodite.engine.host import FixedHost, Health, Host, Model
 from aphrodite.server.app import App, AppSettings
 from aphrodite.server.body import Limits
-from aphrodite.server.host import FixedHost, Health, Host, Model
 from aphrodite.server.keys import Keys
 from aphrodite.server.listener import Listener
 from aphrodite.server.logs import AccessLog

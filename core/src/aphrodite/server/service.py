@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aphrodite.engine.desk import Desk
+from aphrodite.engine.host import Health, Host, Model
 from aphrodite.engine.requests import Prepared
 from aphrodite.errors import AphroditeError
 from aphrodite.server.admission import Admission
@@ -24,7 +25,6 @@ from aphrodite.server.errors import (
     unknown_model,
 )
 from aphrodite.server.generation import Generation
-from aphrodite.server.host import Health, Host, Model
 from aphrodite.server.metrics import Metrics
 from aphrodite.server.reading import PlainReader, Reader, ReaderMaker, plain_reader
 from aphrodite.server.run import Prompt, Run
@@ -70,7 +70,7 @@ class Service:
         self.runs: set[Run] = set()
         self._reader_of = reader_of
         self._desk: tuple[Model, Desk] | None = None
-        # Tokenisers let go of the interpreter while they work; templates do not, so that many threads would be of no use.
+        # Tokenisers let go of the interpreter while they work, templates do not: many threads would be of no use.
         self._workers = ThreadPoolExecutor(2, "aphrodite-text")
 
     @property
@@ -182,6 +182,7 @@ class Service:
             on_end=lambda run: self._ended(run, count),
             translate=self.translate,
             decode=lambda ids: _text_of(model, ids),
+            refusal=lambda: draining() if self.is_draining else None,
         )
         self.runs.add(run)
         self._desk_of(model).take_on([request for one in prepared for request in one.requests], run)
