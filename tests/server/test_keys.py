@@ -21,7 +21,9 @@ OPEN = {("GET", "/health"), ("GET", "/ready")}
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Serving]:
-    with serving(folder, keys=(KEY, "sk-other"), admin_keys=(ADMIN,), app={"allowed_origins": ("https://ok",)}) as found:
+    with serving(
+        folder, keys=(KEY, "sk-other"), admin_keys=(ADMIN,), app={"allowed_origins": ("https://ok",)}
+    ) as found:
         yield found
 
 

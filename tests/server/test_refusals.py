@@ -299,7 +299,9 @@ def test_what_a_chat_brings_that_cannot_be_used_is_named(server: Serving, asked:
 @pytest.mark.parametrize("text", ["a", " ", "\n", "7", "\u200d\U0001f468", "e\u0301"], ids=repr)
 def test_long_texts_of_one_character_do_not_hold_up_others(folder: Path, text: str) -> None:
     with serving(folder, limits=Limits(body_bytes=8 << 20)) as server, httpx.Client(timeout=60) as client:
-        body = json.dumps({"prompt": text * (4_000_000 // len(text.encode())), "max_tokens": 1}, ensure_ascii=False).encode()
+        body = json.dumps(
+            {"prompt": text * (4_000_000 // len(text.encode())), "max_tokens": 1}, ensure_ascii=False
+        ).encode()
         slowest = 0.0
         import threading
 
