@@ -151,7 +151,7 @@ def test_a_stream_that_is_closed_or_dropped_aborts_its_request(llm: LLM) -> None
 
 
 def test_a_stream_refuses_at_once_what_cannot_be_used(llm: LLM) -> None:
-    with pytest.raises(UsageError, match=r"prompts\[0\]"):
+    with pytest.raises(UsageError, match=r"prompt\[1\]"):
         llm.stream([5, -1])
     with pytest.raises(UsageError, match="sampling_params"):
         llm.stream([5], 3)  # type: ignore[arg-type]
