@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,8 @@ def test_many_at_once_give_what_generate_gives(folder: str, device: str) -> None
         expected = [llm.generate([prompt], params)[0] for prompt, params in JOBS]
 
     async def use(engine: AsyncEngine) -> None:
-        found = await asyncio.gather(*(last(engine.generate(*job, request_id=f"job {i}")) for i, job in enumerate(JOBS)))
+        streams = [engine.generate(*job, request_id=f"job {place}") for place, job in enumerate(JOBS)]
+        found = await asyncio.gather(*map(last, streams))
         for place, (one, other) in enumerate(zip(found, expected, strict=True)):
             assert one.request_id == f"job {place}"
             assert [(o.text, o.token_ids, o.finish_reason) for o in one.outputs] == [
@@ -113,7 +115,8 @@ def test_a_dropped_a_closed_and_a_cancelled_iterator_abort_their_requests(folder
 
 def test_abort_ends_a_request_with_what_there_is(folder: str) -> None:
     async def use(engine: AsyncEngine) -> None:
-        stream = engine.generate([5, 6], SamplingParams(temperature=0, max_tokens=None, ignore_eos=True), request_id="a")
+        endless = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
+        stream = engine.generate([5, 6], endless, request_id="a")
         first = await anext(stream)
         with pytest.raises(UsageError, match="request_id 'a' is running already"):
             engine.generate([5], request_id="a")
@@ -136,10 +139,9 @@ def test_bad_requests_leave_the_others_untouched(folder: str, device: str) -> No
 
     async def bad(engine: AsyncEngine) -> int:
         count = 0
-        for name, (prompt, _) in PROMPTS.items():
+        for prompt, _ in PROMPTS.values():
             with pytest.raises(UsageError):
                 await last(engine.generate(prompt, LONG))
-                pytest.fail(name)
             count += 1
         for name, values in PARAMETERS.items():
             for value in values:
@@ -177,7 +179,7 @@ def test_an_engine_that_is_closed_ends_its_requests_and_refuses_others(folder: s
         stream = engine.generate([5, 6], SamplingParams(temperature=0, max_tokens=None, ignore_eos=True))
         await anext(stream)
         step = engine._local.engine.step
-        engine._local.engine.step = lambda: step() if not stream.is_over else []  # type: ignore
+        engine._local.engine.step = lambda: time.sleep(0.01) or step()  # type: ignore[method-assign]
         await engine.aclose()
         with pytest.raises(UsageError, match="closed while the request ran"):
             async for _ in stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
@@ -126,7 +127,7 @@ def test_a_stream_grows_to_what_generate_gives(llm: LLM) -> None:
     params = SamplingParams(temperature=1, seed=9, n=2, max_tokens=30, logprobs=1, prompt_logprobs=0)
     whole = llm.generate(PROMPTS[0], params)[0]
     steps = list(llm.stream(PROMPTS[0], params))
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in itertools.pairwise(steps):
         for one, next_one in zip(before.outputs, after.outputs, strict=True):
             assert next_one.text.startswith(one.text)
             assert next_one.token_ids[: len(one.token_ids)] == one.token_ids
