@@ -122,7 +122,7 @@ PIECES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=1200, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     st.sampled_from(FORMATS),
     st.one_of(
