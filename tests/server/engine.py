@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from aphrodite.engine.client import Failure, Sink
-from aphrodite.types.request import Request
+from aphrodite.types.request import Request, TokenLogprobs
 from aphrodite.types.request import Sequence as EngineSequence
-from aphrodite.types.request import TokenLogprobs
 
 Script = Callable[[Request], Iterable["int | float | str | BaseException"]]
 """What a request gets: tokens; seconds to wait; "stop", "length" or "error" to end; an exception to fail with."""

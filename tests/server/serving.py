@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from aphrodite.engine.frontend import Frontend
+from aphrodite.engine.host import FixedHost, Health, Host, Model
 from aphrodite.server.app import App, AppSettings
 from aphrodite.server.body import Limits
-from aphrodite.server.dialects import all_dialects
-from aphrodite.server.host import FixedHost, Health, Host, Model
+from aphrodite.server.dialects import apis
 from aphrodite.server.keys import Keys
 from aphrodite.server.listener import Listener
 from aphrodite.server.logs import AccessLog
 from aphrodite.server.metrics import Metrics
+from aphrodite.server.operations import Operations
 from aphrodite.server.service import Service, ServiceSettings
 from aphrodite.types.model_card import ModelCard
 from tests.server.engine import ScriptedEngine
@@ -90,9 +91,10 @@ def serving(
         metrics = Metrics(NAME)
         service = Service(host, ServiceSettings((NAME,), max_sequences, **settings), metrics)
         limits_ = limits or Limits()
+        spoken = apis()
         made = App(
             service,
-            all_dialects(),
+            (*spoken, Operations(spoken[0], spoken)),
             AppSettings(Keys(keys), Keys(admin_keys), limits_, **(app or {})),
             AccessLog(),
         )

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from aphrodite.engine.host import FixedHost
 from aphrodite.errors import UsageError
-from aphrodite.server.host import FixedHost
 from aphrodite.server.metrics import Metrics
 from aphrodite.server.service import Service, ServiceSettings
 from aphrodite.text.tokenizer import Tokenizer
@@ -65,13 +65,13 @@ def test_a_thought_that_the_prompt_opens_is_one(folder: Path) -> None:
 
 def test_the_operator_may_name_formats(folder: Path) -> None:
     plain = '{"name": "weather", "parameters": {}}'
-    with serving(folder, saying(folder, plain), chat_template=TOOLS_TEMPLATE, tool_format="llama3") as server:
+    with serving(folder, saying(folder, plain), chat_template=TOOLS_TEMPLATE, tool_call_parser="llama3") as server:
         assert ask(server.url, tools=[WEATHER])["message"]["tool_calls"][0]["function"]["name"] == "weather"
-    settings = {"tool_format": "none", "reasoning_format": "none"}
+    settings = {"tool_call_parser": "none", "reasoning_parser": "none"}
     with serving(folder, saying(folder, OUTPUT), chat_template=TOOLS_TEMPLATE, **settings) as server:
         assert ask(server.url, tools=[WEATHER])["message"]["content"] == OUTPUT
-    with pytest.raises(UsageError, match="tool_format must be one of"):
-        Service(FixedHost(None), ServiceSettings((NAME,), 1, tool_format="qwen"), Metrics(NAME))
+    with pytest.raises(UsageError, match="tool_call_parser must be one of"):
+        Service(FixedHost(None), ServiceSettings((NAME,), 1, tool_call_parser="qwen"), Metrics(NAME))
 
 
 def test_markers_that_are_special_tokens_are_seen_and_not_shown(folder: Path) -> None:

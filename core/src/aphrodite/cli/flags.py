@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aphrodite.config.engine import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig
+from aphrodite.config.server import ServerConfig
 from aphrodite.errors import UsageError
 from aphrodite.types.sampling_params import Items, SamplingParams, parameters
 
@@ -40,6 +41,19 @@ def engine_groups() -> dict[str, list[dataclasses.Field[Any]]]:
         title: [item for item in dataclasses.fields(section) if item.name != "model"]
         for title, section in _SECTIONS.items()
     }
+
+
+def add_server_flags(parser: argparse.ArgumentParser) -> None:
+    """A flag for every setting of ServerConfig."""
+    group = parser.add_argument_group("server")
+    for item in dataclasses.fields(ServerConfig):
+        _add(group, item)
+
+
+def server_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What the flags say of the server; those not given are left out."""
+    found = {item.name: getattr(args, item.name) for item in dataclasses.fields(ServerConfig)}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def add_plugin_flag(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from aphrodite._version import __version__
-from aphrodite.cli.flags import Formatter, add_engine_flags, add_plugin_flag, add_sampling_flags
+from aphrodite.cli.flags import Formatter, add_engine_flags, add_plugin_flag, add_sampling_flags, add_server_flags
 from aphrodite.errors import AphroditeError
 
 _EPILOG = """\
@@ -82,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     add_sampling_flags(generate)
     add_engine_flags(generate)
 
+    serve = commands.add_parser("run", help="serve a model over HTTP", formatter_class=Formatter, description=_RUN)
+    serve.add_argument("model", metavar="MODEL", help="folder of a Hugging Face checkpoint, or its name on the hub")
+    add_server_flags(serve)
+    add_engine_flags(serve)
+
     explain = commands.add_parser(
         "explain",
         help="show which kernel serves each place of a model, and why",
@@ -102,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 _GENERATE = "Continue one or more prompts. Text goes to standard output, everything else to standard error."
+_RUN = "Serve a model with OpenAI's API, on http://127.0.0.1:2242 unless told otherwise. Ctrl-C ends it."
 _EXPLAIN = "Plan a model for a device without loading its weights: the kernel at each site and each loser's reason."
 _PLUGINS = "List installed plugins: ready, unavailable, disabled, incompatible or failed, each with its reason."
 

@@ -9,6 +9,7 @@ from pathlib import Path
 TARGET_DEVICE = "APHRODITE_TARGET_DEVICE"
 PLUGINS = "APHRODITE_PLUGINS"
 CACHE = "APHRODITE_CACHE"
+API_KEYS = "APHRODITE_API_KEYS"
 
 
 def target_device() -> str | None:
@@ -25,6 +26,11 @@ def cache() -> Path | None:
     """APHRODITE_CACHE: folder for downloaded models; None: the hub client's own."""
     value = os.environ.get(CACHE)
     return Path(value).expanduser() if value else None
+
+
+def api_keys() -> str | None:
+    """APHRODITE_API_KEYS: keys that clients of the server must show, when no flag gives any."""
+    return os.environ.get(API_KEYS) or None
 
 
 def everything() -> Mapping[str, str]:

@@ -39,6 +39,8 @@ class AppSettings:
     keys, admin_keys  who may call; no admin keys: nobody may call routes for the administrator
     allowed_origins   pages of these origins may call from a browser; "*" for any
     root_path         a prefix that a proxy has left in the paths
+    is_admin          whether whoever gets here is the administrator: the socket lets nobody else in
+    stall_s           seconds in which a client must take a frame
     """
 
     keys: Keys
@@ -46,6 +48,7 @@ class AppSettings:
     limits: Limits
     allowed_origins: tuple[str, ...] = ()
     root_path: str = ""
+    is_admin: bool = False
     stall_s: float = _STALL_S
 
 
@@ -102,6 +105,7 @@ class _Exchange:
         self._id = _request_id(self._headers)
         self._dialect = app.default
         self._status = 0
+        self._is_probe = False  # asked all the time, by machines
         self._sending_since: float | None = None
         self._cors = self._cors_headers()
 
@@ -116,7 +120,8 @@ class _Exchange:
                 await asyncio.gather(work, return_exceptions=True)
             elapsed_s = time.monotonic() - self._began_s
             self._app.service.metrics.answered(self._status)
-            self._app.log.answered(self._id, self._scope["method"], self._scope["path"], self._status, elapsed_s)
+            if not self._is_probe:
+                self._app.log.answered(self._id, self._scope["method"], self._scope["path"], self._status, elapsed_s)
 
     async def _until_done_or_gone(self, work: asyncio.Future[None]) -> None:
         """Wait for the answer to be sent; or for the client to leave, or to stop reading."""
@@ -203,7 +208,8 @@ class _Exchange:
         """ApiError unless the caller may know what is here."""
         settings = self._app.settings
         access = Access.KEY if route is None else route.access
-        if access == Access.OPEN:
+        self._is_probe = access == Access.OPEN
+        if access == Access.OPEN or settings.is_admin:
             return
         key = presented(self._headers)
         if access == Access.ADMIN:

@@ -17,7 +17,8 @@ import msgspec
 from aphrodite.server.body import Limits, decoded
 from aphrodite.server.errors import ApiError
 from aphrodite.server.generation import Generation
-from aphrodite.server.service import Run, Service
+from aphrodite.server.run import Run
+from aphrodite.server.service import Service
 
 IGNORED_HEADER = "x-aphrodite-ignored"
 

@@ -1,7 +1,9 @@
-"""All APIs that one port answers."""
+"""The dialects on the port. The first one's words are used where no route says otherwise."""
 
 from __future__ import annotations
 
+from aphrodite.engine.remote.supervisor import Supervisor
+from aphrodite.server.admin import Admin
 from aphrodite.server.anthropic.dialect import Anthropic
 from aphrodite.server.dialect import Dialect
 from aphrodite.server.kobold.dialect import Kobold
@@ -10,8 +12,12 @@ from aphrodite.server.openai.dialect import OpenAI
 from aphrodite.server.operations import Operations
 
 
-def all_dialects() -> tuple[Dialect, ...]:
-    """The first one's words are used where no route is found."""
-    words = OpenAI()
-    apis: tuple[Dialect, ...] = (words, Anthropic(), Kobold(), Ollama())
-    return (*apis, Operations(words, apis))
+def apis() -> list[Dialect]:
+    """Those that clients of models speak."""
+    return [OpenAI(), Anthropic(), Kobold(), Ollama()]
+
+
+def dialects(supervisor: Supervisor) -> list[Dialect]:
+    """All of them."""
+    spoken = apis()
+    return [*spoken, Operations(spoken[0], spoken), Admin(spoken[0], supervisor)]

@@ -17,7 +17,7 @@ _MAX_PATH = 120
 class AccessLog:
     """A line for each request that has been answered.
 
-    is_on  whether; answers of status 500 and above are logged in any case
+    is_on  whether; faults of the server are logged in any case
     """
 
     def __init__(self, *, is_on: bool = True) -> None:
@@ -25,9 +25,10 @@ class AccessLog:
 
     def answered(self, request_id: str, method: str, path: str, status: int, elapsed_s: float) -> None:
         """A request has been answered; status 0: the client left before."""
-        if self._is_on or status >= 500:
+        is_fault = status in (500, 504)
+        if self._is_on or is_fault:
             LOG.log(
-                logging.WARNING if status >= 500 else logging.INFO,
+                logging.WARNING if is_fault else logging.INFO,
                 "%s %s %s in %.1f ms",
                 method,
                 _printable(path),

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aphrodite._version import __version__
+from aphrodite.engine.host import Health
 from aphrodite.server import metrics
 from aphrodite.server.dialect import Access, Call, Dialect, Json, Reply, Route
 from aphrodite.server.errors import ApiError
-from aphrodite.server.host import Health
 from aphrodite.server.openapi import document
 
 _OBJECT: Mapping[str, Any] = {"type": "object", "additionalProperties": True}

@@ -111,7 +111,7 @@ class Protocol(HttpToolsProtocol):
         self._num_head_bytes = self._num_body_bytes = 0
         self._in_body = True
         self._began_s = time.monotonic()
-        self.scope["extensions"] = {"aphrodite.abort": self._abort}
+        self.scope["extensions"] = {"aphrodite.abort": self._abort}  # type: ignore[dict-item]
         try:
             super().on_headers_complete()
         except (UnicodeDecodeError, httptools.HttpParserInvalidURLError):
@@ -175,7 +175,7 @@ class Protocol(HttpToolsProtocol):
         """Answer, unless an answer is under way, and close."""
         self._is_refused = True
         self._rest()
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle is None or self.cycle.response_complete:  # type: ignore[redundant-expr]  # None before the first
             self.transport.write(_answer(status, code, message))
         elif not self.cycle.response_started:
             self.cycle.disconnected = True  # what the application says now goes nowhere

@@ -43,8 +43,10 @@ class Run(AsyncIterator[list[Piece]]):
         on_end: Callable[[Run], None],
         translate: Callable[[BaseException], ApiError],
         decode: Callable[[Sequence[int]], str],
+        refusal: Callable[[], ApiError | None] = lambda: None,
     ) -> None:
-        """began_s  when it arrived, on the loop's clock."""
+        """began_s  when it arrived, on the loop's clock
+        refusal  why requests that were aborted before they had got anything have ended, where that is an error"""
         self.prompts = prompts
         self.began_s = began_s
         self.first_piece_s: float | None = None
@@ -55,6 +57,7 @@ class Run(AsyncIterator[list[Piece]]):
         self._on_end = on_end
         self._translate = translate
         self._decode = decode
+        self._refusal = refusal
         self._by_id = {name: prompt for prompt in prompts for name in prompt.state.request_ids}
         self._sequences: dict[str, EngineSequence] = {}  # the first of each prompt
         self._news: dict[str, EngineSequence] = {}
@@ -97,7 +100,7 @@ class Run(AsyncIterator[list[Piece]]):
                 await self._changed.wait()
                 self._changed.clear()
                 pieces = self._read()
-                if self._is_over or pieces:
+                if pieces:  # the end is a piece too
                     break
         except ApiError as error:
             self.outcome, self.error_code = "error", error.code
@@ -118,6 +121,8 @@ class Run(AsyncIterator[list[Piece]]):
         for name, seq in news.items():
             if seq.finish_reason == "error":
                 raise numerical_error()
+            if seq.finish_reason == "abort" and not seq.num_output and (refusal := self._refusal()) is not None:
+                raise refusal
             prompt = self._by_id[name]
             changed[prompt.first_choice] = prompt
             if name == prompt.prepared.requests[0].request_id:

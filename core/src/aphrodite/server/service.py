@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aphrodite.engine.desk import Desk
+from aphrodite.engine.host import Health, Host, Model
 from aphrodite.engine.requests import Prepared
 from aphrodite.errors import AphroditeError
 from aphrodite.server.admission import Admission
@@ -24,7 +25,6 @@ from aphrodite.server.errors import (
     unknown_model,
 )
 from aphrodite.server.generation import Generation
-from aphrodite.server.host import Health, Host, Model
 from aphrodite.server.metrics import Metrics
 from aphrodite.server.reading import Reading
 from aphrodite.server.run import Prompt, Run
@@ -46,7 +46,7 @@ class ServiceSettings:
     request_timeout_s  a request must be done in that time; None: no limit
     strict_params   refuse parameters that would have no effect
     chat_template   in place of the model's own
-    tool_format, reasoning_format  names of formats (text.formats.select) as which answers are read
+    tool_call_parser, reasoning_parser  names of formats (text.formats.select) as which answers are read
     """
 
     model_names: tuple[str, ...]
@@ -54,8 +54,8 @@ class ServiceSettings:
     request_timeout_s: float | None = None
     strict_params: bool = False
     chat_template: str | None = None
-    tool_format: str = AUTO
-    reasoning_format: str = AUTO
+    tool_call_parser: str = AUTO
+    reasoning_parser: str = AUTO
 
 
 class Service:
@@ -63,7 +63,7 @@ class Service:
 
     def __init__(self, host: Host, settings: ServiceSettings, metrics: Metrics) -> None:
         """UsageError if the settings name a format that does not exist."""
-        select({}, (), tools=settings.tool_format, reasoning=settings.reasoning_format)
+        select({}, (), tools=settings.tool_call_parser, reasoning=settings.reasoning_parser)
         self.host = host
         self.settings = settings
         self.metrics = metrics
@@ -74,7 +74,7 @@ class Service:
         self.runs: set[Run] = set()
         self._reading: tuple[Model, Reading] | None = None
         self._desk: tuple[Model, Desk] | None = None
-        # Tokenisers let go of the interpreter while they work; templates do not, so that many threads would be of no use.
+        # Tokenisers let go of the interpreter while they work, templates do not: many threads would be of no use.
         self._workers = ThreadPoolExecutor(2, "aphrodite-text")
 
     @property
@@ -188,6 +188,7 @@ class Service:
             on_end=lambda run: self._ended(run, count),
             translate=self.translate,
             decode=lambda ids: _text_of(model, ids),
+            refusal=lambda: draining() if self.is_draining else None,
         )
         self.runs.add(run)
         self._desk_of(model).take_on([request for one in prepared for request in one.requests], run)
@@ -198,7 +199,7 @@ class Service:
         """How its answers are read; found out once."""
         if self._reading is None or self._reading[0] is not model:
             said = self.settings
-            found = Reading.of(model.frontend, said.chat_template, said.tool_format, said.reasoning_format)
+            found = Reading.of(model.frontend, said.chat_template, said.tool_call_parser, said.reasoning_parser)
             self._reading = (model, found)
         return self._reading[1]
 

@@ -58,9 +58,9 @@ def test_a_name_goes_before_all_signs() -> None:
     assert select(qwen, (), tools="json").format == of("json", "think")
     assert select(qwen, (), tools="none", reasoning="none").format == of()
     assert select(qwen, (), reasoning="mistral").format == of("hermes", "mistral")
-    with pytest.raises(UsageError, match=r"tool_format must be one of auto, none, harmony, hermes.*got 'qwen'"):
+    with pytest.raises(UsageError, match=r"tool_call_parser must be one of auto, none, harmony, hermes.*got 'qwen'"):
         select(qwen, (), tools="qwen")
-    with pytest.raises(UsageError, match="reasoning_format must be one of"):
+    with pytest.raises(UsageError, match="reasoning_parser must be one of"):
         select(qwen, (), reasoning="")
 
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from aphrodite.engine.host import Model
 from aphrodite.server.dialect import Call, Json, Reply, Route, event
 from aphrodite.server.errors import ApiError, invalid
-from aphrodite.server.host import Model
 from aphrodite.server.kobold import schemas
 from aphrodite.server.kobold.generate import Generations
 from aphrodite.server.openai import fields

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aphrodite.engine.host import Model
 from aphrodite.server.dialect import Call
 from aphrodite.server.errors import invalid
 from aphrodite.server.generation import Generation
-from aphrodite.server.host import Model
 from aphrodite.server.openai import fields
 from aphrodite.server.openai.fields import shown
 from aphrodite.server.parameters import read

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aphrodite.engine.host import Model
 from aphrodite.errors import ModelError
 from aphrodite.models.config import read_json
 from aphrodite.server.dialect import Call, Json, Reply
 from aphrodite.server.errors import ApiError
-from aphrodite.server.host import Model
 from aphrodite.server.ollama.answer import shown_time
 
 _LATEST = ":latest"

@@ -197,7 +197,7 @@ async def _whole(run: Run, generation: Generation, head: dict[str, Any]) -> dict
             {
                 "index": index,
                 "message": message_of(choice),
-                "logprobs": _logprobs(choice.logprobs),
+                "logprobs": _logprobs(choice.logprobs, generation.sampling.logprobs or 0),
                 "finish_reason": choice.finish_reason,
                 "stop_reason": choice.stop_reason,
             }
@@ -236,7 +236,7 @@ async def _frames(run: Run, generation: Generation, streaming: Streaming, head: 
                     first = _chunk(head, piece.choice, {"role": "assistant", "content": ""})
                     parts.append(event({**first, **extra}))
                     extra = {}
-                parts += [event(chunk) for chunk in _chunks(head, piece)]
+                parts += [event(chunk) for chunk in _chunks(head, piece, generation.sampling.logprobs or 0)]
             if parts:
                 yield b"".join(parts)
         if streaming.include_usage:
@@ -246,14 +246,14 @@ async def _frames(run: Run, generation: Generation, streaming: Streaming, head: 
         run.close()
 
 
-def _chunks(head: dict[str, Any], piece: Piece) -> list[dict[str, Any]]:
+def _chunks(head: dict[str, Any], piece: Piece, count: int) -> list[dict[str, Any]]:
     """A piece in chunks; the first has its log-probabilities, the last the reason for the end."""
     deltas = [delta for delta in map(_delta, piece.events) if delta is not None]
     if not deltas and (piece.finish_reason is not None or piece.logprobs):
         deltas = [{}]
     found = [_chunk(head, piece.choice, delta) for delta in deltas]
     if found and piece.logprobs is not None:
-        found[0]["choices"][0]["logprobs"] = _logprobs(piece.logprobs)
+        found[0]["choices"][0]["logprobs"] = _logprobs(piece.logprobs, count)
     if found and piece.finish_reason is not None:
         found[-1]["choices"][0]["finish_reason"] = piece.finish_reason
         found[-1]["choices"][0]["stop_reason"] = piece.stop_reason
@@ -278,16 +278,16 @@ def _chunk(head: dict[str, Any], choice: int, delta: dict[str, Any]) -> dict[str
     return {**head, "choices": [{"index": choice, "delta": delta, "logprobs": None, "finish_reason": None}]}
 
 
-def _logprobs(positions: Sequence[Mapping[int, Logprob]] | None) -> dict[str, Any] | None:
+def _logprobs(positions: Sequence[Mapping[int, Logprob]] | None, count: int) -> dict[str, Any] | None:
+    """Positions in OpenAI's words, with so many of the likeliest tokens at each."""
     if positions is None:
         return None
     content = []
     for position in positions:
         _, entry = fields.chosen(position)
         # The chosen token stands first in any case; among the likeliest it stands only if it is one of them.
-        top = sorted(position.values(), key=lambda one: one.rank)
-        wanted = [one for one in top if one.rank < len(position) or (one is not entry)]
-        content.append({**_token(entry), "top_logprobs": [_token(one) for one in wanted]})
+        likeliest = sorted((one for one in position.values() if one.rank <= count), key=lambda one: one.rank)
+        content.append({**_token(entry), "top_logprobs": [_token(one) for one in likeliest]})
     return {"content": content, "refusal": None}
 
 

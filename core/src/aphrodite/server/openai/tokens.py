@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from aphrodite.engine.host import Model
 from aphrodite.server.dialect import Call, Json, Reply
 from aphrodite.server.errors import invalid
-from aphrodite.server.host import Model
 from aphrodite.server.openai import chat, fields
 from aphrodite.text.tokenizer import Tokenizer
 from aphrodite.types.sampling_params import SamplingParams

@@ -61,8 +61,8 @@ def select(
     UsageError if there is no such name, or if one of both is harmony and the other a format of its own.
     """
     for setting, name, legal in (
-        ("tool_format", tools, tool_format_names()),
-        ("reasoning_format", reasoning, reasoning_format_names()),
+        ("tool_call_parser", tools, tool_format_names()),
+        ("reasoning_parser", reasoning, reasoning_format_names()),
     ):
         if name not in legal:
             raise UsageError(f"{setting} must be one of {', '.join(legal)}, got {name!r}", subject=setting)
@@ -70,9 +70,9 @@ def select(
     if HARMONY.name in (tools, reasoning):
         if not {tools, reasoning} <= {HARMONY.name, AUTO, NONE}:
             raise UsageError(
-                f"harmony is a format of reasoning and tool calls together: tool_format {tools!r} and reasoning_format "
-                f"{reasoning!r} cannot be combined",
-                subject="tool_format",
+                f"harmony is a format of reasoning and tool calls together: tool_call_parser {tools!r} and "
+                f"reasoning_parser {reasoning!r} cannot be combined",
+                subject="tool_call_parser",
             )
         return Selection(OutputFormat(channels=HARMONY), "asked for by name", "asked for by name")
     if tools == AUTO and reasoning == AUTO and all(sign in text or sign in tokens for sign in _CHANNEL_SIGNS):
