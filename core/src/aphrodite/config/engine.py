@@ -11,6 +11,7 @@ from aphrodite.errors import UsageError
 AUTO = "auto"
 LOAD_FORMATS = ("auto", "safetensors", "dummy")
 FALLBACKS = ("allow", "warn", "error")
+DETERMINISM = ("request", "batch")
 SCHEDULING_POLICIES = ("fcfs", "priority")
 
 
@@ -93,6 +94,12 @@ class DeviceConfig(Section):
         {}, "Kernels to prefer by operation, in order: rms_norm=acme.*,reference.", metavar="OP=LIST"
     )
     fallback: str = setting("allow", "What to do where only a torch form serves a site.", choices=FALLBACKS)
+    determinism: str = setting(
+        "request",
+        "What a request's output may depend on. request: given its logits, a draw depends on the request alone. batch: "
+        "so do the logits, bit for bit, which needs kernels that promise it.",
+        choices=DETERMINISM,
+    )
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class AsyncEngine:
         """
         front = self._local.frontend
         is_long = isinstance(prompt, str) and len(prompt) > _INLINE_CHARS
-        return self._stream(lambda: front.prepare([prompt], sampling_params, priority)[0], request_id, is_long)
+        return self._stream(lambda: front.prepare_one(prompt, sampling_params, priority), request_id, is_long)
 
     def chat(
         self,

@@ -38,6 +38,10 @@ class Frontend:
         """Requests for one prompt or several, as LLM.generate takes them. UsageError names the first that is wrong."""
         return self._maker.make_all(prompts, sampling_params, priority)
 
+    def prepare_one(self, prompt: Any, sampling_params: Any, priority: Any = 0) -> Prepared:
+        """A request for one prompt. UsageError if it is wrong."""
+        return self._maker.make(prompt, spread(sampling_params, 1)[0], spread_priority(priority, 1)[0], "prompt")
+
     def prepare_chat(
         self,
         messages: Any,

@@ -92,7 +92,7 @@ class LLM:
 
         The request is aborted when the iterator is closed or dropped. UsageError, at once, for what cannot be used.
         """
-        (prepared,) = self._local.frontend.prepare([prompt], sampling_params, priority)
+        prepared = self._local.frontend.prepare_one(prompt, sampling_params, priority)
         return Stream(self._local.loop, self._local.frontend.state(prepared), prepared)
 
     def stream_chat(
