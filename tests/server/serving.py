@@ -15,11 +15,11 @@ from aphrodite.engine.frontend import Frontend
 from aphrodite.engine.host import FixedHost, Health, Host, Model
 from aphrodite.server.app import App, AppSettings
 from aphrodite.server.body import Limits
+from aphrodite.server.dialects import apis
 from aphrodite.server.keys import Keys
 from aphrodite.server.listener import Listener
 from aphrodite.server.logs import AccessLog
 from aphrodite.server.metrics import Metrics
-from aphrodite.server.openai.dialect import OpenAI
 from aphrodite.server.operations import Operations
 from aphrodite.server.service import Service, ServiceSettings
 from aphrodite.types.model_card import ModelCard
@@ -91,10 +91,10 @@ def serving(
         metrics = Metrics(NAME)
         service = Service(host, ServiceSettings((NAME,), max_sequences, **settings), metrics)
         limits_ = limits or Limits()
-        words = OpenAI()
+        spoken = apis()
         made = App(
             service,
-            (words, Operations(words, (words,))),
+            (*spoken, Operations(spoken[0], spoken)),
             AppSettings(Keys(keys), Keys(admin_keys), limits_, **(app or {})),
             AccessLog(),
         )

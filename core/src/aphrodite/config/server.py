@@ -50,6 +50,14 @@ class ServerConfig(Section):
         "Chat template in place of the model's: a file, a text, or the name of one of the model's.",
         metavar="FILE",
     )
+    tool_call_parser: str = setting(
+        "auto",
+        "Format in which the model writes tool calls, by name; auto: as its chat template shows; none: they are text.",
+        metavar="NAME",
+    )
+    reasoning_parser: str = setting(
+        "auto", "The same for its reasoning; with harmony, one name stands for both.", metavar="NAME"
+    )
     max_queue: int = setting(512, "Most sequences that may wait beside those that run; more are answered 429.", low=0)
     request_timeout: int = setting(0, "Seconds in which a request must be done; 0: no limit.", low=0)
     shutdown_timeout: int = setting(30, "Seconds that requests have to end in after SIGTERM.", low=0)

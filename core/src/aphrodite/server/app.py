@@ -192,7 +192,7 @@ class _Exchange:
             raise ApiError(405, "method_not_allowed", f"{_shown(path)} takes {allowed}", headers={"allow": allowed})
         body = None
         if route.body is not None:
-            body = await read_body(self._scope, self._receive, settings.limits)
+            body = await read_body(self._scope, self._receive, settings.limits, lenient=route.lenient)
         self._body_is_read.set()
         return route, Call(
             self._scope, self._receive, self._app.service, settings.limits, self._id, params, None, (), body

@@ -13,6 +13,7 @@ from aphrodite.server.errors import ApiError
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _LONE = re.compile(rb"\\u[dD][89aAbBcCdDeEfF]")  # half of a pair; where both halves stand, nothing fails
+_FORM = b"application/x-www-form-urlencoded"
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -34,14 +35,21 @@ class Limits:
     body_bytes_a_s: int = 1 << 10  # and no slower than that
 
 
-async def read_body(scope: Mapping[str, Any], receive: Callable[[], Awaitable[Any]], limits: Limits) -> bytes:
-    """A request's body. ApiError if it is compressed, too large, or not all here before the client left."""
+async def read_body(
+    scope: Mapping[str, Any], receive: Callable[[], Awaitable[Any]], limits: Limits, *, lenient: bool = False
+) -> bytes:
+    """A request's body. ApiError if it is compressed, too large, or not all here before the client left.
+
+    lenient  whether what curl says of a body when told nothing will do for JSON. Never from a page in a browser: that
+             could then ask without the browser's asking us first
+    """
     headers = dict(scope["headers"])
     coding = headers.get(b"content-encoding", b"identity").strip().lower()
     if coding not in (b"", b"identity"):
         raise ApiError(415, "unsupported_media_type", "content-encoding must be identity: send the body as it is")
     kind = headers.get(b"content-type", b"application/json").split(b";")[0].strip().lower()
-    if kind != b"application/json" and not kind.endswith(b"+json"):
+    is_form = lenient and kind == _FORM and b"origin" not in headers
+    if kind != b"application/json" and not kind.endswith(b"+json") and not is_form:
         raise ApiError(415, "unsupported_media_type", "content-type must be application/json")
     if int(headers.get(b"content-length", b"0")) > limits.body_bytes:
         raise too_large(limits)

@@ -107,6 +107,7 @@ class Route:
     answer    JSON schema of the answer with status 200
     statuses  other statuses that it may have, beside those of every route
     frames    content type of its stream, if it has one
+    lenient   whether a body may be called a form, as curl does (see `read_body`)
     """
 
     method: str
@@ -118,6 +119,7 @@ class Route:
     frames: str | None = None
     access: str = Access.KEY
     statuses: tuple[int, ...] = ()
+    lenient: bool = False
 
 
 class Dialect(Protocol):

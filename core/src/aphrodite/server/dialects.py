@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from aphrodite.engine.remote.supervisor import Supervisor
 from aphrodite.server.admin import Admin
+from aphrodite.server.anthropic.dialect import Anthropic
 from aphrodite.server.dialect import Dialect
+from aphrodite.server.kobold.dialect import Kobold
+from aphrodite.server.ollama.dialect import Ollama
 from aphrodite.server.openai.dialect import OpenAI
 from aphrodite.server.operations import Operations
 
 
+def apis() -> list[Dialect]:
+    """Those that clients of models speak."""
+    return [OpenAI(), Anthropic(), Kobold(), Ollama()]
+
+
 def dialects(supervisor: Supervisor) -> list[Dialect]:
     """All of them."""
-    words = OpenAI()
-    spoken: list[Dialect] = [words]
-    return [*spoken, Operations(words, spoken), Admin(words, supervisor)]
+    spoken = apis()
+    return [*spoken, Operations(spoken[0], spoken), Admin(spoken[0], supervisor)]

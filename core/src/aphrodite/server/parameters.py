@@ -10,110 +10,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from aphrodite.errors import UsageError
+from aphrodite.server.aliases import ALIASES, DETAILS, OFF
 from aphrodite.server.errors import ApiError, invalid
-from aphrodite.types.sampling_params import Items, Rule, SamplingParams, parameters
+from aphrodite.types.sampling_params import MAX_BIAS, Items, Rule, SamplingParams, parameters
 
 _RULES: Mapping[str, Rule] = {item.name: item.metadata["rule"] for item in parameters()}
-
-# Other names that clients have for entries of the table. One that is in the table already goes before its others.
-ALIASES: Mapping[str, str] = {
-    "max_completion_tokens": "max_tokens",
-    "max_new_tokens": "max_tokens",
-    "max_length": "max_tokens",
-    "n_predict": "max_tokens",
-    "min_length": "min_tokens",
-    "min_new_tokens": "min_tokens",
-    "stopping_strings": "stop",
-    "stop_sequence": "stop",
-    "stop_sequences": "stop",
-    "rep_pen": "repetition_penalty",
-    "repeat_penalty": "repetition_penalty",
-    "freq_pen": "frequency_penalty",
-    "presence_pen": "presence_penalty",
-    "sampler_seed": "seed",
-    "random_seed": "seed",
-    "ban_eos_token": "ignore_eos",
-    "custom_token_bans": "bad_token_ids",
-}
-
-# Samplers and switches that other engines have and this one does not yet, with the values at which they do nothing.
-_OFF: Mapping[str, tuple[Any, ...]] = {
-    "temperature_last": (False,),
-    "dynatemp_min": (0,),
-    "dynatemp_max": (0,),
-    "dynatemp_low": (0, 1),
-    "dynatemp_high": (0, 1),
-    "dynatemp_range": (0,),
-    "dynatemp_exponent": (1, 0),
-    "dynamic_temperature": (False,),
-    "top_a": (0,),
-    "tfs": (1,),
-    "tfs_z": (1,),
-    "typical": (1,),
-    "typical_p": (1,),
-    "eta_cutoff": (0,),
-    "epsilon_cutoff": (0,),
-    "nsigma": (0, -1),
-    "top_n_sigma": (0, -1),
-    "skew": (0,),
-    "smoothing_factor": (0,),
-    "smoothing_curve": (1, 0),
-    "xtc_threshold": (0, 0.1),
-    "xtc_probability": (0,),
-    "dry_multiplier": (0,),
-    "dry_base": (1.75, 1, 0),
-    "dry_allowed_length": (2, 0),
-    "dry_penalty_last_n": (0, -1),
-    "dry_range": (0,),
-    "dry_sequence_breakers": ((), "[]", ""),
-    "dry_sequence_breaker_ids": ((),),
-    "mirostat": (0,),
-    "mirostat_mode": (0,),
-    "mirostat_tau": (0, 5),
-    "mirostat_eta": (0, 0.1),
-    "rep_pen_range": (0, -1),
-    "rep_pen_slope": (0, 1),
-    "repeat_last_n": (0, -1),
-    "repetition_penalty_range": (0, -1),
-    "no_repeat_ngram_size": (0,),
-    "encoder_repetition_penalty": (1,),
-    "penalty_alpha": (0,),
-    "guidance_scale": (1, 0),
-    "negative_prompt": ("",),
-    "num_beams": (1, 0),
-    "beam_width": (1, 0),
-    "use_beam_search": (False,),
-    "length_penalty": (1,),
-    "early_stopping": (False,),
-    "best_of": (1, 0),
-    "do_sample": (True,),
-    "add_bos_token": (True,),
-    "banned_tokens": ((), "", "[]"),
-    "banned_strings": ((), "", "[]"),
-    "bad_token_ids": ((), "", "[]"),
-    "sampler_priority": ((),),
-    "sampler_order": ((),),
-    "samplers": ((),),
-    "samplers_priorities": ((),),
-    "grammar": ("",),
-    "grammar_string": ("",),
-    "guided_json": ("",),
-    "guided_grammar": ("",),
-    "guided_regex": ("",),
-    "guided_choice": ((),),
-    "json_schema": ({}, ""),
-    "structured_outputs": ({},),
-    "speculative_ngram": (False,),
-    "spaces_between_special_tokens": (True,),
-    "truncate_prompt_tokens": (-1, 0),
-    "logit_bias_exp": ((),),
-    "adaptive_target": (-1, 0),
-    "adaptive_decay": (0.9,),
-    "typical_mass": (1,),
-    "include_reasoning": (True,),
-    "detokenize": (True,),
-}
 
 
 @dataclass(frozen=True)
@@ -144,16 +48,24 @@ def read(
     """
     found: dict[str, Any] = dict(defaults or {})
     spelled: dict[str, str] = {}
-    ignored: list[str] = []
+    others: list[tuple[str, str, Any]] = []
     for name, value in body.items():
         if name in own or value is None:
             continue
         target = name if name in _RULES else aliases.get(name, name)
-        if target in _RULES:
-            if target not in spelled or target == name:
-                spelled[target] = name
-                found[target] = _loose(name, value, _RULES[target])
-        elif not _is_off(target, value):
+        if target not in _RULES:
+            others.append((name, target, value))
+        elif target not in spelled or target == name:
+            spelled[target] = name
+            found[target] = _loose(name, value, _RULES[target])
+    switched_on = {target for _, target, value in others if not _is_off(target, value)}
+    if found.get("repetition_penalty", 1) != 1:
+        switched_on.add("repetition_penalty")
+    ignored = []
+    for name, target, value in others:
+        if target == "dry_sequence_breakers":
+            _check_texts(name, value)
+        if target in switched_on and switched_on.intersection(DETAILS.get(target, (target,))):
             ignored.append(name[:64] if name.isprintable() else repr(name)[:64])
     if strict and ignored:
         raise invalid(
@@ -176,11 +88,15 @@ def _renamed(error: UsageError, spelled: Mapping[str, str]) -> ApiError:
 
 
 def _loose(name: str, value: Any, rule: Rule) -> Any:
-    """A value in the forms that clients send: 1.0 for an integer, ids as texts in a bias, "," for a list of none."""
+    """A value in the forms that clients send: 1.0 for an integer, 1 for true, ids as texts in a bias, or in pairs."""
     if rule.kind is int and type(value) is float and value.is_integer() and abs(value) < 2**53:
         return int(value)
+    if rule.kind is bool and type(value) is int and value in (0, 1):
+        return bool(value)
     if rule.items is Items.BIASES and isinstance(value, Mapping):
         return {_token(name, token): bias for token, bias in value.items()}
+    if rule.items is Items.BIASES and isinstance(value, list):
+        return tuple(_pair(item) for item in value)
     if rule.items is Items.TEXTS and isinstance(value, list):
         return tuple(value)
     return value
@@ -193,9 +109,25 @@ def _token(name: str, token: Any) -> Any:
     raise invalid(name, f"{name} must map token ids to numbers, got the key {token[:32]!r}")
 
 
+def _pair(item: Any) -> Any:
+    """A token id and its bias, as llama.cpp's clients send them; false is as low as a bias can be."""
+    if isinstance(item, list) and len(item) == 2:
+        return (item[0], -MAX_BIAS if item[1] is False else item[1])
+    return item
+
+
 def _is_off(name: str, value: Any) -> bool:
-    """Whether this value of a sampler that we do not have changes nothing."""
-    if name not in _OFF:
-        return False
-    value = tuple(value) if isinstance(value, list) else value
-    return any(value == off and isinstance(value, bool) == isinstance(off, bool) for off in _OFF[name])
+    """Whether this value of a parameter that we do not have changes nothing."""
+    return name in OFF and OFF[name](value)
+
+
+def _check_texts(name: str, value: Any) -> None:
+    """ApiError unless it is a list of texts, such a list as JSON in a text, or texts between commas."""
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        return
+    try:
+        found = msgspec.json.decode(value) if isinstance(value, str) else value
+    except (msgspec.DecodeError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise invalid(name, f"{name} must be a list of texts, or one as JSON in a text, got {repr(value)[:60]}")

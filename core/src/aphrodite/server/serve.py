@@ -83,6 +83,8 @@ async def _serve(
         server.request_timeout or None,
         server.strict_params,
         server.chat_template,
+        server.tool_call_parser,
+        server.reasoning_parser,
     )
     service = Service(supervisor, settings, metrics)
     metrics.stats = lambda: supervisor.stats

@@ -26,8 +26,9 @@ from aphrodite.server.errors import (
 )
 from aphrodite.server.generation import Generation
 from aphrodite.server.metrics import Metrics
-from aphrodite.server.reading import PlainReader, Reader, ReaderMaker, plain_reader
+from aphrodite.server.reading import Reading
 from aphrodite.server.run import Prompt, Run
+from aphrodite.text.formats.select import AUTO, select
 
 if TYPE_CHECKING:
     from aphrodite.server.dialect import Call
@@ -45,6 +46,7 @@ class ServiceSettings:
     request_timeout_s  a request must be done in that time; None: no limit
     strict_params   refuse parameters that would have no effect
     chat_template   in place of the model's own
+    tool_call_parser, reasoning_parser  names of formats (text.formats.select) as which answers are read
     """
 
     model_names: tuple[str, ...]
@@ -52,14 +54,16 @@ class ServiceSettings:
     request_timeout_s: float | None = None
     strict_params: bool = False
     chat_template: str | None = None
+    tool_call_parser: str = AUTO
+    reasoning_parser: str = AUTO
 
 
 class Service:
     """The engine as dialects see it."""
 
-    def __init__(
-        self, host: Host, settings: ServiceSettings, metrics: Metrics, reader_of: ReaderMaker = plain_reader
-    ) -> None:
+    def __init__(self, host: Host, settings: ServiceSettings, metrics: Metrics) -> None:
+        """UsageError if the settings name a format that does not exist."""
+        select({}, (), tools=settings.tool_call_parser, reasoning=settings.reasoning_parser)
         self.host = host
         self.settings = settings
         self.metrics = metrics
@@ -68,7 +72,7 @@ class Service:
         self.is_draining = False
         self.is_paused = False
         self.runs: set[Run] = set()
-        self._reader_of = reader_of
+        self._reading: tuple[Model, Reading] | None = None
         self._desk: tuple[Model, Desk] | None = None
         # Tokenisers let go of the interpreter while they work, templates do not: many threads would be of no use.
         self._workers = ThreadPoolExecutor(2, "aphrodite-text")
@@ -168,12 +172,14 @@ class Service:
             raise self.unavailable()
         if self.is_draining:
             raise draining()
+        reading = self.reading(model)
         prompts: list[Prompt] = []
         num_choices = 0
         for one in prepared:
             copies = one.requests[0].sampling.n
-            readers = [self._reader(generation, one) for _ in range(copies)]
-            prompts.append(Prompt(one, model.frontend.state(one), readers, num_choices))
+            readers = [reading.reader(generation.chat, one.text or "") for _ in range(copies)]
+            state = model.frontend.state(one, kept=reading.kept(generation.chat))
+            prompts.append(Prompt(one, state, readers, num_choices))
             num_choices += copies
         run = Run(
             model.client,
@@ -189,10 +195,13 @@ class Service:
         self.metrics.prompt_tokens.inc(run.num_prompt_tokens)
         return run
 
-    def _reader(self, generation: Generation, prepared: Prepared) -> Reader:
-        if generation.chat is None or not generation.chat.extract:
-            return PlainReader()
-        return self._reader_of(generation.chat, prepared.text or "")
+    def reading(self, model: Model) -> Reading:
+        """How its answers are read; found out once."""
+        if self._reading is None or self._reading[0] is not model:
+            said = self.settings
+            found = Reading.of(model.frontend, said.chat_template, said.tool_call_parser, said.reasoning_parser)
+            self._reading = (model, found)
+        return self._reading[1]
 
     def _desk_of(self, model: Model) -> Desk:
         if self._desk is None or self._desk[0] is not model:

@@ -46,6 +46,11 @@ class ChatTemplate:
             templates = {DEFAULT_TEMPLATE: _overriding(override, templates)}
         return cls(templates, config.named) if templates else None
 
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """The templates' texts by name."""
+        return {name: template.source for name, template in self._templates.items()}
+
     def render(
         self,
         messages: Any,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 
 from tokenizers import Tokenizer as _Tokenizer
@@ -89,16 +90,30 @@ class Tokenizer:
             self._guarded[control] = GuardedEncoder(self._tokenizer, tokens)
         return self._guarded[control].encode(text, found)
 
+    @property
+    def special_tokens(self) -> frozenset[str]:
+        """Tokens that text is shown without."""
+        return self._special
+
+    @property
+    def added_tokens(self) -> frozenset[str]:
+        """Tokens beside those of the model itself, the special ones among them."""
+        return frozenset(token.content for token in self._tokenizer.get_added_tokens_decoder().values())
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of ids."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
         return text
 
-    def stream(self, *, skip_special_tokens: bool = True) -> TokenStream:
-        """Decodes one sequence token by token, to the same text as `decode` does of all of it."""
+    def stream(self, *, skip_special_tokens: bool = True, kept: Collection[str] = ()) -> TokenStream:
+        """Decodes one sequence token by token, to the same text as `decode` does of all of it.
+
+        kept  special tokens that are not skipped: the markers of what a model writes beside its text
+        """
+        skipped = self._special.difference(kept) if skip_special_tokens else frozenset()
         if self._make_chain is None:
-            return WholeStream(lambda ids: self.decode(ids, skip_special_tokens=skip_special_tokens))
-        skipped = self._special if skip_special_tokens else frozenset()
+            whole = partial(self.decode, skip_special_tokens=False)
+            return WholeStream(self._tokenizer.id_to_token, skipped, whole)
         return ChainStream(self._tokenizer.id_to_token, skipped, self._make_chain())
 
     def token(self, token_id: int) -> str | None:
