@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ def test_every_route_but_two_refuses_without_a_key(server: Serving) -> None:
     assert {(r.method, r.path) for r, _ in server.app.routes if r.access == Access.OPEN} == OPEN
     bodies = set()
     with httpx.Client() as client:
-        for method, path in routes:
+        for _, path in routes:
             url = server.url + path.replace("{name:path}", "x").replace("{id}", "x")
             for other in ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE"):
                 answer = client.request(other, url)
@@ -43,7 +44,8 @@ def test_every_route_but_two_refuses_without_a_key(server: Serving) -> None:
                 bodies.add(answer.content if other != "HEAD" else b"")
         for path in ("/", "/docs", "//v1/models", "/v1/models/", "/v1/%2e%2e/metrics", "/nothing"):
             assert client.get(server.url + path).status_code == 401, path
-    assert len(bodies - {b""}) == 1
+    words = {re.sub(rb'"[0-9a-f]{32}"', b"", body) for body in bodies} - {b""}
+    assert len(words) <= len({dialect.name for _, dialect in server.app.routes})  # one for each dialect's form
     assert not server.engine.added
 
 
