@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from aphrodite.cli.main import main
 from tests.support.checkpoints import Checkpoints, edit_json
-
-
-@dataclass(frozen=True)
-class Run:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def aphrodite(*arguments: object, **env: str) -> Run:
-    """Run the command line in this process: importing torch for each case would take minutes."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        for name, value in env.items():
-            patch.setenv(name, value)
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as end:  # argparse
-            code = int(end.code or 0)
-    return Run(code, out.getvalue(), err.getvalue())
+from tests.support.cli import aphrodite, refused
 
 
 def test_the_installed_command_runs_in_a_process_of_its_own(model: Path) -> None:
@@ -108,17 +85,6 @@ def test_explain_names_winner_and_each_losers_first_failing_clause(tmp_path: Pat
 def test_explain_needs_no_weights(model: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((model / "config.json").read_text())
     assert aphrodite("explain", tmp_path).returncode == 0
-
-
-def refused(run: Run, code: int, *parts: str) -> None:
-    """The command ended with this code and one line that says these things."""
-    assert run.returncode == code, (run.stdout, run.stderr)
-    assert run.stdout == ""
-    lines = [line for line in run.stderr.splitlines() if not line.startswith("usage:") and "  " not in line[:2]]
-    assert len([line for line in lines if "error:" in line]) == 1, run.stderr
-    assert "Traceback" not in run.stderr
-    for part in parts:
-        assert part in run.stderr, (part, run.stderr)
 
 
 def test_wrong_usage_exits_with_2(model: Path) -> None:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 
-from aphrodite.config.engine import DeviceConfig, EngineConfig
+from aphrodite.cli.command import Call
+from aphrodite.cli.output import document, print_document
+from aphrodite.config.engine import config_from
 from aphrodite.discovery.discover import PluginReport
 from aphrodite.discovery.hooks import CONTRACT
 from aphrodite.resolve import find_plugins
 
 
-def run(args: argparse.Namespace) -> int:
+def run(call: Call) -> int:
     """Print the report. A broken plugin is a line in it, not a failure of the command."""
-    config = EngineConfig(device=DeviceConfig(plugins=args.plugins or ""))
-    reports = find_plugins(config).reports
+    reports = find_plugins(config_from(call.settings)).reports
     contract = CONTRACT.removeprefix("v").replace("_", ".")
-    if args.json:
-        document = {
-            "schema": "aphrodite.plugins/1",
-            "contract": contract,
-            "plugins": [dataclasses.asdict(report) for report in reports],
-        }
-        print(json.dumps(document, ensure_ascii=False))
+    if call.common.json:
+        content = {"contract": contract, "plugins": [dataclasses.asdict(report) for report in reports]}
+        print_document(document(call.command, content))
         return 0
     print(f"contract {contract}, {len(reports)} plugin{'' if len(reports) == 1 else 's'} installed")
     for report in reports:
