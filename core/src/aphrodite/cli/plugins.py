@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 
 from aphrodite.cli.command import Call
 from aphrodite.cli.output import document, print_document
@@ -23,7 +24,7 @@ def run(call: Call) -> int:
     print(f"contract {contract}, {len(reports)} plugin{'' if len(reports) == 1 else 's'} installed")
     for report in reports:
         _print(report)
-    print("core: the CPU through torch forms alone, whenever no plugin serves it")
+    print("\ncore: the CPU through torch forms alone, whenever no plugin serves it")
     return 0
 
 
@@ -36,7 +37,7 @@ def _print(report: PluginReport) -> None:
     for device in report.devices:
         print(f"  device   {device.device}: {device.name}" + (f" ({device.arch})" if device.arch else ""))
     if report.kernels:
-        print(f"  kernels  {', '.join(report.kernels)}")
+        print(textwrap.fill(f"  kernels  {', '.join(report.kernels)}", 80, subsequent_indent=" " * 11))
     for provider, reason in report.dropped:
         print(f"  dropped  {provider}: {reason}")
     for note in report.notes:
