@@ -91,7 +91,8 @@ def test_wrong_words_are_answered_with_the_nearest() -> None:
     refused(aphrodite("generate", "m", "n", "--prompt", "a"), 2, "one MODEL", "'n'")
     refused(aphrodite("plugins", "m"), 2, "no argument", "'m'")
     refused(aphrodite("generate", "--prompt", "a"), 2, "needs a MODEL")
-    refused(aphrodite("generate", "m", "--prompt"), 2, "--prompt", "expected one argument")
+    refused(aphrodite("generate", "m", "--prompt"), 2, "--prompt needs a value", "--prompt=-...")
+    refused(aphrodite("generate", "m", "--prompt", "-x"), 2, "--prompt=-...")
     refused(aphrodite("--json"), 2, "a command comes first", "--json")
 
 

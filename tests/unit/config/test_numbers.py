@@ -7,7 +7,8 @@ from fractions import Fraction
 
 import pytest
 
-from aphrodite.config.engine import CacheConfig, ModelConfig, SchedulerConfig
+from aphrodite.cli.parse import Words, call, find_command
+from aphrodite.config.engine import EngineConfig, config_from
 from aphrodite.config.numbers import integer
 from aphrodite.errors import UsageError
 
@@ -50,12 +51,17 @@ def test_fractions_are_exact() -> None:
         assert integer(number + letter) == (int(truth) if truth.denominator == 1 else number + letter)
 
 
+def settings_of(*flags: str) -> EngineConfig:
+    command, words = find_command(["explain", "m", *flags])
+    return config_from(call(command, Words(command, words)).settings)
+
+
 def test_settings_take_them_and_refuse_others_in_one_way() -> None:
-    assert ModelConfig(max_model_len="32K").max_model_len == 32_768  # type: ignore[arg-type]
-    assert ModelConfig(max_model_len="auto").max_model_len is None  # type: ignore[arg-type]
-    assert CacheConfig(kv_cache_memory_bytes="1.5G").kv_cache_memory_bytes == 3 * 2**29  # type: ignore[arg-type]
-    for wrong in ("many", "0", "-1k", "1.5"):
-        with pytest.raises(UsageError, match=f"max_num_seqs must be an integer of at least 1, got '{wrong}'"):
-            SchedulerConfig(max_num_seqs=wrong)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="max_num_seqs must be"):
-        SchedulerConfig(max_num_seqs="auto")  # type: ignore[arg-type]  # it has a default of its own
+    assert settings_of("--max-model-len", "32K").model.max_model_len == 32_768
+    assert settings_of("--max-model-len", "auto").model.max_model_len is None
+    assert settings_of("--kv-cache-memory-bytes", "1.5G").cache.kv_cache_memory_bytes == 3 * 2**29
+    for wrong, got in (("many", "'many'"), ("0", "0"), ("-1k", "-1000"), ("1.5", "'1.5'"), ("auto", "'auto'")):
+        with pytest.raises(UsageError, match=f"max_num_seqs must be an integer of at least 1, got {got}"):
+            settings_of(f"--max-num-seqs={wrong}")
+    with pytest.raises(UsageError, match="max_num_seqs must be an integer of at least 1, got '8'"):
+        config_from({"max_num_seqs": "8"})  # in Python a number is a number

@@ -79,6 +79,9 @@ class _Parser(argparse.ArgumentParser):
     """Errors become ours, one line as all others."""
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith("expected one argument"):  # also of --prompt -x, where -x may have been meant as its value
+            flag = message.split()[1].rstrip(":")
+            message = f"{flag} needs a value; one that begins with - is written {flag}=-..."
         raise UsageError(f"{message}; see `{self.prog} --help`", subject="command line")
 
 

@@ -7,7 +7,6 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from aphrodite.config import env
-from aphrodite.config.numbers import integer
 from aphrodite.errors import UsageError
 
 AUTO = "auto"
@@ -178,13 +177,12 @@ def _checked(item: Field[Any], value: Any) -> Any:
         return _checked_rules(item.name, value)
     if "tuple" in kind:
         return _checked_texts(item.name, value)
-    given = value
+    given = value  # numbers are numbers here: flags and files have read their texts before
     if kind == "bool":
         legal, good = "true or false", isinstance(value, bool)
     elif "int" in kind:
         if "None" in kind and value == AUTO:
             return None
-        value = integer(value) if isinstance(value, str) else value
         low, high = meta.get("low", 1), meta.get("high")
         legal = f"an integer of at least {low}" if high is None else f"an integer in {low}..{high}"
         legal += " or auto" if "None" in kind else ""
