@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -156,3 +157,17 @@ def test_logits_that_are_no_numbers_fail_the_command(model: Path, tmp_path: Path
 @pytest.mark.parametrize("name", ["~nosuchuser/x", "x" * 5000, "a\0b"])
 def test_a_name_that_is_no_path_is_one_line(name: str) -> None:
     refused(aphrodite("generate", name, "--prompt", "a"), 4, name[:1])
+
+
+def test_the_log_goes_to_standard_error_at_the_level_of_the_variable(model: Path) -> None:
+    flags = ("generate", model, "--token-ids", "1,5", "--max-tokens", 1, "--fallback", "warn", "--plugins", "none")
+    run = aphrodite(*flags)
+    assert run.returncode == 0
+    assert run.stderr.startswith("aphrodite: warning: ") and "torch form" in run.stderr
+    assert aphrodite(*flags, APHRODITE_LOG="ERROR").stderr == ""
+    assert "torch form" in aphrodite(*flags, "--log-level", "info", APHRODITE_LOG="ERROR").stderr
+    assert logging.getLogger("aphrodite").handlers == []  # nothing stays behind in the program that called
+
+
+def test_a_wrong_parameter_is_refused_before_the_model_is_touched(tmp_path: Path) -> None:
+    refused(aphrodite("generate", tmp_path / "absent", "--prompt", "a", "--top-p", 2), 2, "top_p must be", "2.0")

@@ -45,7 +45,8 @@ for model, options in json.loads(sys.argv[2]):
 class Hub(BaseHTTPRequestHandler):
     """A hub whose repository acme/tiny has a folder's files, as acme/private does for who has the token "right-token".
 
-    acme/gated is gated, acme/busy, acme/broken and acme/closed answer 429, 500 and 403; the rest is unknown.
+    acme/gated is gated, acme/licensed shows what files it has and gates those; acme/busy, acme/broken and acme/closed
+    answer 429, 500 and 403; the rest is unknown.
     log  gets the path of every request
     """
 
@@ -71,7 +72,9 @@ class Hub(BaseHTTPRequestHandler):
             self.send(403, b"{}", body, "GatedRepo")
         elif status := next((code for name, code in STATUS.items() if f"acme/{name}" in path), None):
             self.send(status, b"{}", body)
-        elif "/acme/tiny" in path or "/acme/private" in path:
+        elif "/acme/licensed" in path and "/resolve/" in path:
+            self.send(403, b"{}", body, "GatedRepo")
+        elif any(f"/acme/{name}" in path for name in ("tiny", "private", "licensed")):
             self.repository(path, body)
         else:
             self.send(404, b"{}", body, "RepoNotFound")
@@ -192,6 +195,7 @@ def test_what_the_hub_refuses_is_one_line_that_says_what_to_do(hub: StandIn, tmp
         "acme/absent": "is not on the hub (or is private: set HF_TOKEN",
         "acme/private": "is not on the hub (or is private: set HF_TOKEN",
         "acme/gated": "is gated: accept its licence",
+        "acme/licensed": "is gated: accept its licence",
         "a b/c": "is no folder and no name the hub accepts",
         "acme/busy": "HTTP 429",
         "acme/broken": "HTTP 500",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from aphrodite.cli.command import Call
 from aphrodite.cli.commands import COMMANDS
+from aphrodite.cli.help import first_page, topic_page
 from aphrodite.cli.parse import Words, call, find_command
 from aphrodite.config import env
-from aphrodite.config.engine import config_from
-from aphrodite.config.table import GROUPS
+from aphrodite.config.engine import Section, config_from, setting
+from aphrodite.config.layers import make
+from aphrodite.config.table import GROUPS, section_group
 from aphrodite.errors import UsageError
 
 
@@ -196,3 +199,35 @@ def test_names_are_unique_and_only_the_five_variables_are_read() -> None:
     assert set(env.VARIABLES) == {
         f"APHRODITE_{name}" for name in ("TARGET_DEVICE", "PLUGINS", "API_KEYS", "CACHE", "LOG")
     }
+
+
+@dataclass(frozen=True)
+class Doors(Section):
+    """A section that nobody knows but this test."""
+
+    host: str = setting("localhost", "Where to listen.", metavar="NAME")
+    timeout_s: float = setting(30.0, "How long to wait.", low=0, is_common=True)
+    origins: tuple[str, ...] = setting((), "Who may ask; again for another one.")
+
+
+def test_a_new_section_is_a_dataclass_and_a_line(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    doors = section_group("doors", "what a door needs", Doors)
+    command = replace(COMMANDS[0], groups=(*COMMANDS[0].groups, doors))
+    words = ("m", "--timeout-s", "2.5", "--origins", "a", "--origins", "b")
+    found = call(command, Words(command, words))
+    assert make(doors, found.values) == Doors(timeout_s=2.5, origins=("a", "b"))
+    page = first_page(command)
+    assert (
+        "--timeout-s X" in page
+        and "at least 0" in topic_page("timeout", [command])
+        and "[default 30.0; key timeout_s]" in page
+        and "\n  doors " in page
+    )
+    for wrong in ("-1", "inf", "nan", "soon"):
+        with pytest.raises(UsageError, match="timeout_s must be a finite number"):
+            call(command, Words(command, ("m", f"--timeout-s={wrong}")))
+    monkeypatch.setattr("aphrodite.config.file.GROUPS", (*GROUPS, doors))
+    monkeypatch.setattr("aphrodite.config.table.GROUPS", (*GROUPS, doors))
+    file.write_text("timeout_s: 1e1\norigins: [c]\n")
+    found = call(command, Words(command, ("m", "--config", str(file))))
+    assert make(doors, found.values) == Doors(timeout_s=10.0, origins=("c",))

@@ -105,6 +105,8 @@ def _stray(command: Command, word: str) -> str:
         return f"{command.name} takes {'one MODEL' if command.takes_model else 'no argument'}, got also {word!r}"
     flag = word.partition("=")[0]
     known = [entry.flag for entry in command.entries if entry.flag]
+    if flag in known:
+        return f"{flag} stands behind --, where no flags are read"
     hint = nearest(flag, known) or f"; see `aphrodite {command.name} --help all`"
     elsewhere = [c.name for c in COMMANDS if c is not command and any(e.flag == flag for e in c.entries)]
     if elsewhere:

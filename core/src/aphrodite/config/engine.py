@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
@@ -187,6 +188,11 @@ def _checked(item: Field[Any], value: Any) -> Any:
         legal = f"an integer of at least {low}" if high is None else f"an integer in {low}..{high}"
         legal += " or auto" if "None" in kind else ""
         good = type(value) is int and low <= value and (high is None or value <= high)
+    elif "float" in kind:
+        value = float(value) if type(value) is int else value
+        low, high = meta.get("low", -math.inf), meta.get("high", math.inf)
+        legal = "a finite number" + (f" in [{low}, {high}]" if low > -math.inf or high < math.inf else "")
+        good = type(value) is float and math.isfinite(value) and low <= value <= high
     elif "choices" in meta:
         value = value.lower() if isinstance(value, str) else value
         legal, good = f"one of {', '.join(meta['choices'])}", value in meta["choices"]

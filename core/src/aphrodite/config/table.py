@@ -128,6 +128,11 @@ def options(section: type[Section]) -> tuple[Entry, ...]:
     return tuple(_setting(item, is_in_files=False) for item in section.settings())
 
 
+def section_group(name: str, about: str, section: type[Section]) -> Group:
+    """The group of a section of settings, which stand at the top of a file."""
+    return Group(name, about, None, section, tuple(_setting(item) for item in section.settings()))
+
+
 def find_key(key: str) -> Entry | None:
     """The entry of a file's key, as "seed" or "sampling.seed"."""
     return next((entry for group in GROUPS for entry in group.entries if entry.key == key), None)
@@ -150,9 +155,9 @@ def flag_of(name: str) -> str:
 def _setting(item: Field[Any], *, is_in_files: bool = True) -> Entry:
     meta, type_name = item.metadata, str(item.type)
     kind = _kind(type_name)
-    low, high = meta.get("low", 1), meta.get("high")
+    low, high = meta.get("low", 1 if kind is Kind.INTEGER else None), meta.get("high")
     legal = ""
-    if kind is Kind.INTEGER:
+    if low is not None:
         legal = f"at least {low}" if high is None else f"{low} to {high}"
     if "choices" in meta:
         legal = ", ".join(meta["choices"])
@@ -214,10 +219,6 @@ def _parameter(item: Field[Any]) -> Entry:
     )
 
 
-def _group(name: str, about: str, section: type[Section]) -> Group:
-    return Group(name, about, None, section, tuple(_setting(item) for item in section.settings()))
-
-
 _ABOUT = {
     "model": "which model, and how it is read",
     "device": "where it runs, with which plugins and kernels",
@@ -233,8 +234,8 @@ GROUPS: tuple[Group, ...] = (
         SamplingParams,
         tuple(_parameter(item) for item in parameters()),
     ),
-    *(_group(name, _ABOUT[name], section) for name, section in SECTIONS.items()),
-    _group("terminal", "what the command line says beside its results", TerminalConfig),
+    *(section_group(name, _ABOUT[name], section) for name, section in SECTIONS.items()),
+    section_group("terminal", "what the command line says beside its results", TerminalConfig),
 )
 
 
