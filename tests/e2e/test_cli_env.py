@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import resource
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
@@ -80,8 +79,10 @@ def test_texts_are_cleaned(text: str, clean: str, monkeypatch: pytest.MonkeyPatc
     assert Scrubber({"A_KEY": "abc"}).text(text) == clean  # a secret as short as that would hit innocent text
 
 
-def test_it_answers_in_five_seconds(tmp_path: Path) -> None:
-    start = time.perf_counter()
+def test_it_takes_less_than_five_seconds() -> None:
+    """Of the processor: it waits for nothing, and what else runs on this machine is not to count."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     run = subprocess.run([sys.executable, "-m", "aphrodite.cli.main", "env"], capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert run.returncode == 0 and run.stderr == ""
-    assert time.perf_counter() - start <= 5
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime <= 5

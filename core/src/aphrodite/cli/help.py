@@ -6,6 +6,7 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from aphrodite.cli.command import COMMON, Command
 from aphrodite.cli.commands import COMMANDS
@@ -92,9 +93,12 @@ def _groups(commands: Sequence[Command]) -> list[Group]:
     """What the commands take: the common options, theirs under their names, and of each group all that one of them
     takes."""
     own = [Group(command.name, command.about, None, command.options, command.own.entries) for command in commands]
-    taken = {entry for command in commands for group in command.groups for entry in group.entries}
-    shared = [group.only(*(e.name for e in group.entries if e in taken)) for group in GROUPS]
-    return [group for group in (*own, COMMON, *shared) if group.entries]
+    shared: dict[str, Group] = {}
+    for group in (group for command in commands for group in command.groups):
+        before = shared.setdefault(group.name, group).entries
+        entries = (*before, *(entry for entry in group.entries if entry not in before))
+        shared[group.name] = replace(group, entries=entries)
+    return [group for group in (*own, COMMON, *shared.values()) if group.entries]
 
 
 def _listing(groups: Iterable[Group], commands: Sequence[Command]) -> str:
