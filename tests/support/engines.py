@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from aphrodite import LLM
+from aphrodite.engine.engine import Engine
 from aphrodite.kv.pool import BlockPool
 from aphrodite.sched.scheduler import Scheduler
 from tests.support.devices import block_size
@@ -52,6 +54,15 @@ def one_a_device(make: Callable[[str], LLM]) -> Iterator[Callable[[str], LLM]]:
 def cache_groups(llm: LLM) -> list[tuple[str, int | None, int]]:
     """Kind, window and number of layers of each cache group."""
     return [(group.kind, group.window, len(group.layers)) for group in llm.blueprint.sizes.kv.groups]
+
+
+def check_idle(llm: LLM) -> None:
+    """Wait until the engine has nothing to do, and check its books."""
+    loop = llm._local.loop
+    deadline = time.monotonic() + 30
+    while loop.call(lambda engine: engine.has_work):  # steps in flight are settled after their requests have ended
+        assert time.monotonic() < deadline, "the engine does not come to rest"
+    loop.call(Engine.check)
 
 
 def watch_preemption(patch: pytest.MonkeyPatch) -> list[int]:

@@ -16,6 +16,8 @@ from aphrodite.text.guarded import GuardedEncode, GuardedEncoder
 from aphrodite.text.stream import ChainStream, TokenStream, WholeStream
 from aphrodite.text.tokenizer_config import MAX_BYTES, TokenizerConfig
 
+_LONG_CHARS = 1 << 14
+
 
 class Vocabulary(Protocol):
     """Text to ids and back."""
@@ -54,8 +56,16 @@ class LibraryVocabulary:
         self._make_chain = chain_maker(spec, cleans_up=cleans_up)
 
     def encode(self, text: str, *, bare: bool) -> list[int]:
-        """Token ids."""
-        ids: list[int] = self._library.encode(text, add_special_tokens=not bare).ids
+        """Token ids.
+
+        Of the library's functions only those for several texts let other threads run meanwhile, an engine's among
+        them: a long text takes a second a megabyte.
+        """
+        ids: list[int]
+        if len(text) < _LONG_CHARS:  # quicker for a short one: no other thread of the library is woken
+            ids = self._library.encode(text, add_special_tokens=not bare).ids
+        else:
+            ids = self._library.encode_batch_fast([text], add_special_tokens=not bare)[0].ids
         return ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
