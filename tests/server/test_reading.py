@@ -107,3 +107,21 @@ def test_sillytaverns_whole_settings_are_answered(folder: Path) -> None:
         answer = httpx.post(f"{server.url}/v1/completions", json=body.body)
         assert answer.status_code == 200 and answer.json()["choices"][0]["text"]
         assert set(answer.headers["x-aphrodite-ignored"].split(", ")) == body.ignored
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "name"),
+    [
+        ("/v1/completions", {"prompt": "a", "top_a": 0.5}, "top_a"),
+        ("/v1/chat/completions", {**ASK, "user": "me"}, "user"),
+        ("/v1/messages", {**ASK, "max_tokens": 1, "metadata": {"user_id": "me"}}, "metadata"),
+        ("/api/v1/generate", {"prompt": "a", "tfs": 0.9}, "tfs"),
+        ("/api/chat", {**ASK, "options": {"mirostat": 2}}, "mirostat"),
+    ],
+)
+def test_strict_servers_refuse_what_others_would_list(path: str, body: dict[str, Any], name: str, folder: Path) -> None:
+    with serving(folder, strict_params=True) as server:
+        refused = httpx.post(server.url + path, json=body)
+        assert refused.status_code == 400 and f"{name} has no effect here" in refused.text
+        body = {key: value for key, value in body.items() if key not in (name, "options")}
+        assert httpx.post(server.url + path, json=body).status_code == 200

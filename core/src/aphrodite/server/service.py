@@ -116,6 +116,13 @@ class Service:
         It is counted before anything is done for it, so that who is refused has cost nothing.
         """
         began_s = asyncio.get_running_loop().time()
+        if self.settings.strict_params and generation.ignored:
+            name = generation.ignored[0]
+            raise invalid(
+                name,
+                f"{name} has no effect here, and --strict-params refuses such parameters: leave it out",
+                "unsupported_parameter",
+            )
         timeout_s = self._timeout(generation, call)
         model = self.model
         if self.is_paused:

@@ -25,6 +25,8 @@ from tests.unit.text.kinds import END, KINDS, TURN
         ("{% if tools %}{{ '[TOOL_CALLS]' }}{% endif %}", ("[THINK]",), "mistral", "mistral"),
         ("{% if tools %}{{ '<｜tool▁call▁begin｜>' }}<tool_call>{% endif %}</think>", (), "deepseek", "think"),
         ("{% if tools %}<|tool_calls_section_begin|><|tool_call_begin|>{% endif %}", (), "kimi", None),
+        ("{% if tools %}<|START_ACTION|>{% endif %}<|START_THINKING|>", (), "cohere", "cohere"),
+        ("{% if tools %}<TOOLCALL>{% endif %}<think>", (), "nemotron", "think"),
         ("{% if tools %}functools[{% endif %}", (), "phi", None),
         ("{% if tools %}<|tool_call|>{% endif %}<response></response>", (), "granite", "granite"),
         ("{% if tools %}<|start_of_role|><tool_call>{% endif %}", (), "granite", None),

@@ -54,7 +54,7 @@ def asked(body: Mapping[str, Any], call: Call) -> Asked:
             raise invalid("stop_sequences", f"stop_sequences must be a list of texts, got {shown(stop)}")
         fixed["stop"] = tuple(stop)
     chat, thinks, ignored = _chat(body, call)
-    found = read(body, own=_OWN, aliases=_ALIASES, fixed=fixed, strict=call.service.settings.strict_params)
+    found = read(body, own=_OWN, aliases=_ALIASES, fixed=fixed)
     return Asked(
         Generation(sampling=found.sampling, chat=chat, ignored=(*found.ignored, *ignored)),
         fields.flag(body, "stream"),

@@ -64,7 +64,6 @@ async def asked(body: Mapping[str, Any], call: Call) -> Asked:
         own=_OWN,
         defaults={"max_tokens": _DEFAULT_LENGTH},
         fixed=fixed,
-        strict=call.service.settings.strict_params,
     )
     context = fields.whole(body, "max_context_length", 1, _MAX_INT)
     memory = fields.text(body, "memory") or ""

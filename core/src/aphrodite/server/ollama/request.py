@@ -70,19 +70,15 @@ def _generation(body: Mapping[str, Any], call: Call, what: Chat | str) -> Genera
         raise invalid("format", f"format {shown(form)} is not supported yet: leave it out", "unsupported_parameter")
     options = fields.mapping(body, "options") or {}
     max_tokens = fields.whole(options, "num_predict", -(2**31), 2**31 - 1)
-    strict = call.service.settings.strict_params
     found = read(
         options,
         own=_OWN_OPTIONS,
         defaults={"max_tokens": None if max_tokens is None or max_tokens < 0 else max_tokens},
-        strict=strict,
     )
-    ignored = [*found.ignored, *_without_effect(body, options, call)]
-    if strict and ignored:
-        raise invalid(ignored[0], f"{ignored[0]} has no effect here, and --strict-params refuses such parameters")
+    ignored = (*found.ignored, *_without_effect(body, options, call))
     if isinstance(what, str):
-        return Generation(sampling=found.sampling, prompts=(what,), ignored=tuple(ignored))
-    return Generation(sampling=found.sampling, chat=what, ignored=tuple(ignored))
+        return Generation(sampling=found.sampling, prompts=(what,), ignored=ignored)
+    return Generation(sampling=found.sampling, chat=what, ignored=ignored)
 
 
 def _without_effect(body: Mapping[str, Any], options: Mapping[str, Any], call: Call) -> list[str]:

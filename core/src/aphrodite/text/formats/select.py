@@ -17,6 +17,8 @@ _TOOL_SIGNS = (
     ("mistral", ("[TOOL_CALLS]",)),
     ("deepseek", ("<｜tool▁call▁begin｜>",)),
     ("kimi", ("<|tool_call_begin|>",)),
+    ("cohere", ("<|START_ACTION|>",)),
+    ("nemotron", ("<TOOLCALL>",)),
     ("phi", ("<|/tool_call|>", "functools[")),
     ("granite", ("<|tool_call|>", "<function_call>", "<|start_of_role|>")),
     ("hermes", ("<tool_call>",)),
@@ -24,6 +26,7 @@ _TOOL_SIGNS = (
 )
 _REASONING_SIGNS = (
     ("mistral", ("[THINK]",)),
+    ("cohere", ("<|START_THINKING|>",)),
     ("granite", ("</response>", "Here is my thought process:")),
     ("think", ("<think>", "</think>")),
 )
