@@ -61,6 +61,7 @@ class ServerConfig(Section):
     max_queue: int = setting(512, "Most sequences that may wait beside those that run; more are answered 429.", low=0)
     request_timeout: int = setting(0, "Seconds in which a request must be done; 0: no limit.", low=0)
     shutdown_timeout: int = setting(30, "Seconds that requests have to end in after SIGTERM.", low=0)
+    engine_stall: int = setting(25, "Seconds without a sign of the engine after which the server is not ready.", low=7)
     strict_params: bool = setting(False, "Refuse parameters that would have no effect.")
     single_user_mode: bool = setting(False, "One sequence at a time, and KV blocks for no more: the least memory.")
     root_path: str = setting("", "Prefix that a proxy leaves in front of paths.", metavar="PATH")

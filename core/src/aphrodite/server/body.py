@@ -12,8 +12,8 @@ import msgspec
 from aphrodite.server.errors import ApiError
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_FORM = b"application/x-www-form-urlencoded"
 _LONE = re.compile(rb"\\u[dD][89aAbBcCdDeEfF]")  # half of a pair; where both halves stand, nothing fails
+_FORM = b"application/x-www-form-urlencoded"
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 

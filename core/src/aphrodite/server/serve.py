@@ -76,7 +76,7 @@ async def _serve(
 ) -> int:
     names = tuple(filter(None, (server.served_model_name or shown_name(config.model.model)).split(",")))
     metrics = Metrics(names[0], compat=server.metrics_compat == "vllm")
-    supervisor = Supervisor(config, SupervisorSettings(), process, on_ready=_tell_ready)
+    supervisor = Supervisor(config, SupervisorSettings(stall_s=server.engine_stall), process, on_ready=_tell_ready)
     settings = ServiceSettings(
         names,
         config.scheduler.max_num_seqs + server.max_queue,
