@@ -23,6 +23,12 @@ _REASONS: Mapping[int, str] = {
     503: "not now",
     504: "it took too long",
 }
+# What a reader makes of one server-sent event.
+_EVENT: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
 
 
 def document(dialects: Sequence[Dialect]) -> dict[str, Any]:
@@ -49,7 +55,7 @@ def _operation(route: Route, dialect: Dialect) -> dict[str, Any]:
     kind = "text/plain" if route.answer.get("type") == "string" else "application/json"
     content: dict[str, Any] = {kind: {"schema": route.answer}}
     if route.frames is not None:
-        content[route.frames] = {"schema": {"type": "string"}}
+        content[route.frames] = {"schema": _EVENT if route.frames == "text/event-stream" else {"type": "string"}}
     answers: dict[str, Any] = {"200": {"description": "done", "content": content}}
     always = (400, 405) if route.body is not None else (405,)
     keyed = () if route.access == Access.OPEN else (401,)
