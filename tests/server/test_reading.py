@@ -125,3 +125,11 @@ def test_strict_servers_refuse_what_others_would_list(path: str, body: dict[str,
         assert refused.status_code == 400 and f"{name} has no effect here" in refused.text
         body = {key: value for key, value in body.items() if key not in (name, "options")}
         assert httpx.post(server.url + path, json=body).status_code == 200
+
+
+def test_a_broken_chat_template_spoils_chats_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    (tmp_path / "chat_template.jinja").write_text("{% for %}")
+    with serving(tmp_path) as server:
+        assert httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"}).status_code == 200
+        assert httpx.post(f"{server.url}/v1/chat/completions", json=ASK).status_code == 500

@@ -43,6 +43,16 @@ class Selection:
     tools_reason: str
     reasoning_reason: str
 
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """By setting: the format's name, and why."""
+        both = self.format.channels
+        tools, thoughts = both or self.format.tools, both or self.format.thoughts
+        return {
+            "tool_call_parser": f"{tools.name if tools is not None else NONE}: {self.tools_reason}",
+            "reasoning_parser": f"{thoughts.name if thoughts is not None else NONE}: {self.reasoning_reason}",
+        }
+
 
 def tool_format_names() -> tuple[str, ...]:
     """What a setting may say for tool calls."""
