@@ -9,7 +9,7 @@ import pytest
 from aphrodite.errors import UsageError
 from aphrodite.text.detokenizer import Detokenizer
 from aphrodite.text.formats.extract import Extractor
-from aphrodite.text.formats.select import select
+from aphrodite.text.formats.select import reasoning_format_names, select, tool_format_names
 from aphrodite.text.formats.table import HARMONY
 from aphrodite.text.tokenizer import Tokenizer
 from tests.unit.text.formats.fixtures import of
@@ -91,3 +91,9 @@ def test_channels_are_read_from_tokens(folders: dict[str, Path]) -> None:
     events = [event for token in ids for event in machine.feed(shown.append([token]))]
     events += [*machine.feed(shown.finish()), *machine.finish()]
     assert calls(events) == [("f", "{}", True)] and text(events) == ""
+
+
+def test_the_documentation_has_every_format() -> None:
+    page = (Path(__file__).parents[4] / "docs/clients.md").read_text()
+    for name in {*tool_format_names(), *reasoning_format_names()} - {"auto", "none"}:
+        assert f"| `{name}` |" in page, name
