@@ -53,6 +53,7 @@ class Frontend:
         continue_final_message: bool = False,
         tools: Any = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        cache_salt: str | None = None,
     ) -> list[Prepared]:
         """Requests for one conversation or several, as LLM.chat takes them. UsageError names what is wrong."""
         chats = _conversations(messages)
@@ -68,7 +69,8 @@ class Frontend:
         for place, chat in enumerate(chats):
             where = "messages" if len(chats) == 1 else f"messages[{place}]"
             ids, text = template.encode(chat, tokenizer, **how), template.render(chat, **how)
-            found.append(self._maker.make(ids, params[place], priorities[place], where, text))
+            prompt = {"prompt_token_ids": ids, "cache_salt": cache_salt}
+            found.append(self._maker.make(prompt, params[place], priorities[place], where, text))
         return found
 
     def state(self, prepared: Prepared, name: str | None = None, *, kept: Collection[str] = ()) -> RequestState:

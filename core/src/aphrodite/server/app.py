@@ -184,7 +184,7 @@ class _Exchange:
         if some is not None:
             self._dialect = some[1]
         route = by_method.get(self._scope["method"], (None, None))[0]
-        self._check_key(route)
+        tenant = self._check_key(route)
         if some is None:
             raise ApiError(404, "not_found", f"there is nothing at {_shown(path)}")
         if route is None:
@@ -195,7 +195,7 @@ class _Exchange:
             body = await read_body(self._scope, self._receive, settings.limits, lenient=route.lenient)
         self._body_is_read.set()
         return route, Call(
-            self._scope, self._receive, self._app.service, settings.limits, self._id, params, None, (), body
+            self._scope, self._receive, self._app.service, settings.limits, self._id, params, tenant, (), body
         )
 
     def _path(self, root_path: str) -> str:
@@ -204,13 +204,13 @@ class _Exchange:
             return path[len(root_path) :]
         return path
 
-    def _check_key(self, route: Route | None) -> None:
-        """ApiError unless the caller may know what is here."""
+    def _check_key(self, route: Route | None) -> str | None:
+        """Who the caller is, where keys tell. ApiError unless they may know what is here."""
         settings = self._app.settings
         access = Access.KEY if route is None else route.access
         self._is_probe = access == Access.OPEN
         if access == Access.OPEN or settings.is_admin:
-            return
+            return None
         key = presented(self._headers)
         if access == Access.ADMIN:
             if not settings.admin_keys:
@@ -219,8 +219,11 @@ class _Exchange:
                 )
             if not settings.admin_keys.hold(key):
                 raise _unauthorized()
-        elif settings.keys and not (settings.keys.hold(key) | settings.admin_keys.hold(key)):
+            return None
+        owner, is_admin = settings.keys.owner(key), settings.admin_keys.hold(key)
+        if settings.keys and owner is None and not is_admin:
             raise _unauthorized()
+        return owner
 
     # ---- sending ----------------------------------------------------------------------------------------------------
 

@@ -10,11 +10,13 @@ from aphrodite.server.kobold.dialect import Kobold
 from aphrodite.server.ollama.dialect import Ollama
 from aphrodite.server.openai.dialect import OpenAI
 from aphrodite.server.operations import Operations
+from aphrodite.server.responses.dialect import Responses
 
 
 def apis() -> list[Dialect]:
     """Those that clients of models speak."""
-    return [OpenAI(), Anthropic(), Kobold(), Ollama()]
+    words = OpenAI()
+    return [words, Responses(words), Anthropic(), Kobold(), Ollama()]
 
 
 def dialects(supervisor: Supervisor) -> list[Dialect]:

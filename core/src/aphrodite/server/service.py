@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aphrodite.engine.desk import Desk
@@ -134,6 +134,7 @@ class Service:
             self.metrics.refused.inc()
             raise
         try:
+            generation = replace(generation, cache_salt=_salt(call.tenant, generation.cache_salt))
             prepared = await self._prepared(model, generation, timeout_s)
             run = self._begun(model, generation, prepared, count, began_s)
         except BaseException as error:
@@ -171,6 +172,7 @@ class Service:
             continue_final_message=chat.continue_final_message,
             tools=chat.tools,
             chat_template_kwargs=chat.template_kwargs,
+            cache_salt=salt,
         )
 
     def _begun(self, model: Model, generation: Generation, prepared: list[Prepared], count: int, began_s: float) -> Run:
@@ -251,6 +253,12 @@ class Service:
 def _text_of(model: Model, ids: Sequence[int]) -> str:
     tokenizer = model.frontend.tokenizer
     return tokenizer.decode(ids, skip_special_tokens=False) if tokenizer is not None else ""
+
+
+def _salt(tenant: str | None, salt: str | None) -> str | None:
+    """What a request shares cached blocks by: those of other tenants are never found, whatever salt a client names."""
+    parts = [part for part in (tenant, salt) if part is not None]
+    return ":".join(parts) if parts else None
 
 
 def _salted(prompt: Any, salt: str | None) -> Any:
