@@ -205,6 +205,7 @@ def test_what_its_clients_ask_about_the_server(folder: Path) -> None:
         ({"prompt": 3}, "prompt"),
         ({"prompt": "a", "max_length": 0}, "max_length"),
         ({"prompt": "a", "stop_sequence": {"a": 1}}, "stop_sequence"),
+        ({"prompt": "a", "stop_sequence": [3]}, "stop_sequence"),
         ({"prompt": "a", "images": ["x"]}, "images"),
         ({"prompt": "a", "genkey": "x" * 200}, "genkey"),
         ({"prompt": "a", "rep_pen": -1}, "rep_pen"),
