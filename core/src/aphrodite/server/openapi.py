@@ -8,7 +8,13 @@ from typing import Any
 
 from aphrodite._version import __version__
 from aphrodite.server.dialect import Access, Dialect, Route
+from aphrodite.server.errors import ApiError
 
+_EVENT: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"data": {"type": "string"}, "event": {"type": "string"}},
+    "required": ["data"],
+}
 _REASONS: Mapping[int, str] = {
     400: "the request cannot be used",
     401: "there is no key, or a wrong one",
@@ -60,9 +66,10 @@ def _operation(route: Route, dialect: Dialect) -> dict[str, Any]:
     always = (400, 405) if route.body is not None else (405,)
     keyed = () if route.access == Access.OPEN else (401,)
     for status in sorted({*always, *keyed, *route.statuses}):
-        about: dict[str, Any] = {"description": _REASONS.get(status, "an error")}
-        schema = route.answer if route.access == Access.OPEN else {"type": "object", "additionalProperties": True}
-        about["content"] = {"application/json": {"schema": schema if status == 503 else {"type": "object"}}}
+        schema = schema_of(dialect.error(ApiError(status, "code", "message"), "id").data)
+        if status == 503 and route.access == Access.OPEN:  # a probe says how it is in one form
+            schema = dict(route.answer)
+        about = {"description": _REASONS.get(status, "an error"), "content": {"application/json": {"schema": schema}}}
         answers[str(status)] = about
     name = f"{route.method.lower()}{re.sub(r'[^A-Za-z0-9]+', '_', route.path)}"
     found: dict[str, Any] = {
@@ -81,3 +88,16 @@ def _operation(route: Route, dialect: Dialect) -> dict[str, Any]:
     if keyed:
         found["security"] = [{"bearer": []}, {"header": []}]
     return found
+
+
+def schema_of(value: Any) -> dict[str, Any]:
+    """The schema of plain data, from an example: errors are described as they are written, and not a second time."""
+    if isinstance(value, Mapping):
+        properties = {name: schema_of(item) for name, item in value.items()}
+        return {"type": "object", "properties": properties, "required": list(properties)}
+    if isinstance(value, (list, tuple)):
+        return {"type": "array", "items": schema_of(value[0])} if value else {"type": "array"}
+    if value is None:
+        return {"type": ["string", "null"]}
+    kinds: Mapping[type, str] = {str: "string", bool: "boolean", int: "integer", float: "number"}
+    return {"type": kinds[type(value)]}

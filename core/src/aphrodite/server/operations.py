@@ -12,7 +12,16 @@ from aphrodite.server.dialect import Access, Call, Dialect, Json, Reply, Route
 from aphrodite.server.errors import ApiError
 from aphrodite.server.openapi import document
 
-_OBJECT: Mapping[str, Any] = {"type": "object", "additionalProperties": True}
+_VERSION: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"version": {"type": "string"}},
+    "required": ["version"],
+}
+_DOCUMENT: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"openapi": {"type": "string"}, "info": {"type": "object"}, "paths": {"type": "object"}},
+    "required": ["openapi", "info", "paths"],
+}
 _STATE: Mapping[str, Any] = {
     "type": "object",
     "properties": {"status": {"type": "string"}, "restarts": {"type": "integer"}},
@@ -40,9 +49,9 @@ class Operations:
                 "GET", "/health", _health, "Whether process and engine live", _STATE, None, None, Access.OPEN, (503,)
             ),
             Route("GET", "/ready", _ready, "Whether the model answers", _STATE, None, None, Access.OPEN, (503,)),
-            Route("GET", "/version", _version, "The server's version", _OBJECT),
+            Route("GET", "/version", _version, "The server's version", _VERSION),
             Route("GET", "/metrics", _metrics, "Metrics for Prometheus", text),
-            Route("GET", "/openapi.json", self._document, "This document", _OBJECT),
+            Route("GET", "/openapi.json", self._document, "This document", _DOCUMENT),
         )
 
     def error(self, error: ApiError, request_id: str) -> Json:
