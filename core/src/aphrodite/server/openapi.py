@@ -29,12 +29,6 @@ _REASONS: Mapping[int, str] = {
     503: "not now",
     504: "it took too long",
 }
-# What a reader makes of one server-sent event.
-_EVENT: Mapping[str, Any] = {
-    "type": "object",
-    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
-    "required": ["data"],
-}
 
 
 def document(dialects: Sequence[Dialect]) -> dict[str, Any]:
