@@ -169,6 +169,7 @@ def test_tokens_are_counted_as_the_model_gets_them(folder: Path, client: Clients
         ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "x"}}, "tool_choice names 'x'"),
         ({"thinking": {"type": "maybe"}}, "thinking.type must be"),
         ({"stop_sequences": "a"}, "stop_sequences must be a list"),
+        ({"stop_sequences": [""]}, "stop_sequences must be a text, or a list"),
         ({"temperature": -1}, "temperature must be"),
         ({"stream": "yes"}, "stream must be true or false"),
         ({"system": 3}, "system must be a text"),

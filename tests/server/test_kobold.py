@@ -64,11 +64,13 @@ def test_a_generation_is_looked_at_and_ended_by_its_key(folder: Path) -> None:
         text, until = "", time.monotonic() + 10
         while not text and time.monotonic() < until:
             answer = httpx.post(f"{server.url}/api/extra/generate/check", json={"genkey": "KCPP1"})
-            text = answer.json()["results"][0]["text"]
+            text = answer.json()["results"][0]["text"] if answer.status_code == 200 else ""
         assert text and "the engine isn't done".startswith(text)
-        for other in ({}, {"genkey": ""}, {"genkey": "KCPP2"}):
+        for other in ({}, {"genkey": ""}):
             assert httpx.post(f"{server.url}/api/extra/generate/check", json=other).json()["results"] == [{"text": ""}]
             assert httpx.post(f"{server.url}/api/extra/abort", json=other).json()["success"] == "false"
+        for path in ("/api/extra/generate/check", "/api/extra/abort"):
+            assert httpx.post(server.url + path, json={"genkey": "KCPP2"}).status_code == 404
         assert httpx.get(f"{server.url}/api/extra/perf").json()["idle"] == 0
         ended = httpx.post(f"{server.url}/api/extra/abort", json={"genkey": "KCPP1"})
         work.join(10)
@@ -77,6 +79,22 @@ def test_a_generation_is_looked_at_and_ended_by_its_key(folder: Path) -> None:
         assert result["finish_reason"] == "abort" and result["text"].startswith(text)
         assert server.engine.aborted and not server.engine.live and server.service.admission.num_taken == 0
         assert httpx.get(f"{server.url}/api/extra/perf").json()["idle"] == 1
+
+
+def test_nobody_finds_the_generation_of_another_key(folder: Path) -> None:
+    with serving(folder, saying(folder, "the engine isn't done", pause_s=0.1), keys=("mine", "other")) as server:
+        mine, other = ({"authorization": f"Bearer {key}"} for key in ("mine", "other"))
+        body = {"prompt": "a", "max_length": 50, "genkey": "k"}
+        with httpx.stream("POST", f"{server.url}/api/extra/generate/stream", json=body, headers=mine) as answer:
+            found = answer.iter_lines()
+            next(found)
+            for path in ("/api/extra/generate/check", "/api/extra/abort"):
+                refused = httpx.post(server.url + path, json={"genkey": "k"}, headers=other)
+                unknown = httpx.post(server.url + path, json={"genkey": "x"}, headers=other)
+                assert refused.status_code == unknown.status_code == 404 and refused.json() == unknown.json()
+                assert httpx.post(server.url + path, json={}, headers=other).status_code == 200
+            rest = "".join(found)
+        assert '"finish_reason":"stop"' in rest and not server.engine.aborted
 
 
 def test_without_a_key_only_a_generation_that_nobody_can_confuse_is_ended(folder: Path) -> None:
@@ -187,6 +205,7 @@ def test_what_its_clients_ask_about_the_server(folder: Path) -> None:
         ({"prompt": 3}, "prompt"),
         ({"prompt": "a", "max_length": 0}, "max_length"),
         ({"prompt": "a", "stop_sequence": {"a": 1}}, "stop_sequence"),
+        ({"prompt": "a", "stop_sequence": [3]}, "stop_sequence"),
         ({"prompt": "a", "images": ["x"]}, "images"),
         ({"prompt": "a", "genkey": "x" * 200}, "genkey"),
         ({"prompt": "a", "rep_pen": -1}, "rep_pen"),

@@ -175,7 +175,7 @@ def test_curl_as_its_documentation_calls_it_is_understood_and_a_page_in_a_browse
         ({"format": "json"}, "format 'json' is not supported yet"),
         ({"think": "much"}, "think must be"),
         ({"options": {"temperature": "hot"}}, "temperature must be"),
-        ({"options": {"num_predict": 0}}, "max_tokens must be"),
+        ({"options": {"num_predict": 0}}, "num_predict must be"),
         ({"options": 3}, "options must be an object"),
         ({"tools": [{}]}, "tools[0]"),
         ({"stream": "no"}, "stream must be"),

@@ -92,12 +92,6 @@ def test_a_refusal_names_what_the_client_sent(body: dict[str, Any], said: str) -
     assert caught.value.status == 400 and caught.value.param == next(iter(body))
 
 
-def test_strict_servers_refuse_what_would_be_ignored() -> None:
-    with pytest.raises(ApiError, match="top_a has no effect here"):
-        read({"top_a": 0.5}, own=(), strict=True)
-    assert read({"top_a": 0}, own=(), strict=True).ignored == ()
-
-
 def test_the_tables_agree_with_the_parameters_that_there_are() -> None:
     assert not NAMES.intersection(ALIASES), "an alias would hide a parameter"
     assert not NAMES.intersection(OFF), "a parameter that is here is never off by being absent"

@@ -107,3 +107,29 @@ def test_sillytaverns_whole_settings_are_answered(folder: Path) -> None:
         answer = httpx.post(f"{server.url}/v1/completions", json=body.body)
         assert answer.status_code == 200 and answer.json()["choices"][0]["text"]
         assert set(answer.headers["x-aphrodite-ignored"].split(", ")) == body.ignored
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "name"),
+    [
+        ("/v1/completions", {"prompt": "a", "top_a": 0.5}, "top_a"),
+        ("/v1/chat/completions", {**ASK, "user": "me"}, "user"),
+        ("/v1/messages", {**ASK, "max_tokens": 1, "metadata": {"user_id": "me"}}, "metadata"),
+        ("/api/v1/generate", {"prompt": "a", "tfs": 0.9}, "tfs"),
+        ("/api/chat", {**ASK, "options": {"mirostat": 2}}, "mirostat"),
+    ],
+)
+def test_strict_servers_refuse_what_others_would_list(path: str, body: dict[str, Any], name: str, folder: Path) -> None:
+    with serving(folder, strict_params=True) as server:
+        refused = httpx.post(server.url + path, json=body)
+        assert refused.status_code == 400 and f"{name} has no effect here" in refused.text
+        body = {key: value for key, value in body.items() if key not in (name, "options")}
+        assert httpx.post(server.url + path, json=body).status_code == 200
+
+
+def test_a_broken_chat_template_spoils_chats_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    (tmp_path / "chat_template.jinja").write_text("{% for %}")
+    with serving(tmp_path) as server:
+        assert httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"}).status_code == 200
+        assert httpx.post(f"{server.url}/v1/chat/completions", json=ASK).status_code == 500

@@ -1,7 +1,7 @@
 """Sampling parameters as clients send them: the one table, other names for its entries, and loose forms.
 
 Nothing vanishes: what has no effect here is listed, in the answer's head and body, unless its value would have none
-anywhere. Under --strict-params it is refused.
+anywhere. Under --strict-params it is refused (`Service.start`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ def read(
     aliases: Mapping[str, str] = ALIASES,
     defaults: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Any] | None = None,
-    strict: bool = False,
 ) -> Read:
     """The sampling parameters of a request's body.
 
@@ -43,7 +42,6 @@ def read(
     aliases   other names; those of a dialect go before the common ones if it passes {**ALIASES, ...}
     defaults  in place of parameters that are not there
     fixed     whatever the body says
-    strict    refuse what would be ignored
     ApiError names the field as the client spelled it, with its value and what is legal. null is as good as absent.
     """
     found: dict[str, Any] = dict(defaults or {})
@@ -67,12 +65,6 @@ def read(
             _check_texts(name, value)
         if target in switched_on and switched_on.intersection(DETAILS.get(target, (target,))):
             ignored.append(name[:64] if name.isprintable() else repr(name)[:64])
-    if strict and ignored:
-        raise invalid(
-            ignored[0],
-            f"{ignored[0]} has no effect here, and --strict-params refuses such parameters: leave it out",
-            "unsupported_parameter",
-        )
     found.update(fixed or {})
     try:
         return Read(SamplingParams(**found), tuple(ignored))

@@ -77,6 +77,9 @@ class Reading:
         return replace(self.selection.format, tools=self.selection.format.tools if chat.tools is not None else None)
 
 
+PLAIN = Reading(Selection(OutputFormat(), "nobody asked", "nobody asked"), frozenset())
+
+
 def _text(message: Mapping[str, Any]) -> str:
     """The text at a message's end."""
     content = message.get("content")

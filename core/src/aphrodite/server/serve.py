@@ -23,11 +23,12 @@ from aphrodite.config.server import ServerConfig
 from aphrodite.engine.remote.messages import Ready
 from aphrodite.engine.remote.spawn import Process
 from aphrodite.engine.remote.supervisor import Supervisor, SupervisorSettings
-from aphrodite.errors import UsageError
+from aphrodite.errors import AphroditeError, UsageError
 from aphrodite.server.app import App, AppSettings
 from aphrodite.server.body import Limits
 from aphrodite.server.dialects import dialects
 from aphrodite.server.drain import drain
+from aphrodite.server.errors import ApiError
 from aphrodite.server.keys import Keys
 from aphrodite.server.listener import Listener
 from aphrodite.server.logs import AccessLog
@@ -76,7 +77,12 @@ async def _serve(
 ) -> int:
     names = tuple(filter(None, (server.served_model_name or shown_name(config.model.model)).split(",")))
     metrics = Metrics(names[0], compat=server.metrics_compat == "vllm")
-    supervisor = Supervisor(config, SupervisorSettings(stall_s=server.engine_stall), process, on_ready=_tell_ready)
+    supervisor = Supervisor(
+        config,
+        SupervisorSettings(stall_s=server.engine_stall),
+        process,
+        on_ready=lambda ready: _tell_ready(ready, service),
+    )
     settings = ServiceSettings(
         names,
         config.scheduler.max_num_seqs + server.max_queue,
@@ -174,8 +180,13 @@ def shown_name(model: str) -> str:
     return path.resolve().name if path.exists() else model
 
 
-def _tell_ready(ready: Ready) -> None:
-    for name, reason in ready.reasons.items():
+def _tell_ready(ready: Ready, service: Service) -> None:
+    try:
+        reading = service.reading(service.model).selection.reasons
+    except (AphroditeError, ApiError) as error:  # chats will fail, and nothing else
+        reading = {}
+        _LOG.warning("how answers are to be read is not known: %s", error)
+    for name, reason in (*ready.reasons.items(), *reading.items()):
         _LOG.info("%s: %s", name, reason)
     for note in ready.notes:
         _LOG.warning("%s", note)

@@ -26,7 +26,7 @@ from aphrodite.server.errors import (
 )
 from aphrodite.server.generation import Generation
 from aphrodite.server.metrics import Metrics
-from aphrodite.server.reading import Reading
+from aphrodite.server.reading import PLAIN, Reading
 from aphrodite.server.run import Prompt, Run
 from aphrodite.text.formats.select import AUTO, select
 
@@ -116,6 +116,13 @@ class Service:
         It is counted before anything is done for it, so that who is refused has cost nothing.
         """
         began_s = asyncio.get_running_loop().time()
+        if self.settings.strict_params and generation.ignored:
+            name = generation.ignored[0]
+            raise invalid(
+                name,
+                f"{name} has no effect here, and --strict-params refuses such parameters: leave it out",
+                "unsupported_parameter",
+            )
         timeout_s = self._timeout(generation, call)
         model = self.model
         if self.is_paused:
@@ -174,14 +181,14 @@ class Service:
             raise self.unavailable()
         if self.is_draining:
             raise draining()
-        reading = self.reading(model)
+        reading = self.reading(model) if generation.chat is not None else PLAIN
+        kept = reading.kept(generation.chat)
         prompts: list[Prompt] = []
         num_choices = 0
         for one in prepared:
             copies = one.requests[0].sampling.n
             readers = [reading.reader(generation.chat, one.text or "") for _ in range(copies)]
-            state = model.frontend.state(one, kept=reading.kept(generation.chat))
-            prompts.append(Prompt(one, state, readers, num_choices))
+            prompts.append(Prompt(one, model.frontend.state(one, kept=kept), readers, num_choices))
             num_choices += copies
         run = Run(
             model.client,

@@ -226,6 +226,33 @@ FIXTURES = {
         calls=(("get_weather", ARGS), ("search", MORE)),
         special=("<|tool_call|>", "<|/tool_call|>"),
     ),
+    "command r7b": Fixture(
+        f"{_LLAMA_CPP_COPY}CohereForAI-c4ai-command-r7b-12-2024-tool_use.jinja",
+        of("cohere", "cohere"),
+        "<|START_THINKING|>I will look.<|END_THINKING|><|START_ACTION|>[\n"
+        f'    {{"tool_call_id": "0", "tool_name": "get_weather", "parameters": {ARGS}}},\n'
+        f'    {{"tool_call_id": "1", "tool_name": "search", "parameters": {MORE}}}\n]<|END_ACTION|>',
+        reasoning="I will look.",
+        calls=(("get_weather", ARGS), ("search", MORE)),
+        ids=("id 0", "id 1"),
+    ),
+    "command r7b, an answer": Fixture(
+        f"{_LLAMA_CPP_COPY}CohereForAI-c4ai-command-r7b-12-2024-tool_use.jinja",
+        of("cohere", "cohere"),
+        "<|START_THINKING|>Rain.<|END_THINKING|><|START_RESPONSE|>It rains.<|END_RESPONSE|>",
+        reasoning="Rain.",
+        content="It rains.",
+    ),
+    "nemotron nano v2": Fixture(
+        f"{_LLAMA_CPP_COPY}NVIDIA-Nemotron-Nano-v2.jinja",
+        of("nemotron", "think"),
+        f'Hm.</think>\nI look.\n<TOOLCALL>[{{"name": "get_weather", "arguments": {ARGS}}}, '
+        '{"name": "search", "arguments": "{\\"q\\": \\"\\"}"}]</TOOLCALL>\n',
+        reasoning="Hm.",
+        content="I look.",
+        calls=(("get_weather", ARGS), ("search", MORE)),
+        prompt="<SPECIAL_11>Assistant\n<think>\n",
+    ),
     "json, in OpenAI's own shape and fenced": Fixture(
         "no template: a model that is told to answer in JSON",
         of("json"),

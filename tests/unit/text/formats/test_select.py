@@ -9,7 +9,7 @@ import pytest
 from aphrodite.errors import UsageError
 from aphrodite.text.detokenizer import Detokenizer
 from aphrodite.text.formats.extract import Extractor
-from aphrodite.text.formats.select import select
+from aphrodite.text.formats.select import reasoning_format_names, select, tool_format_names
 from aphrodite.text.formats.table import HARMONY
 from aphrodite.text.tokenizer import Tokenizer
 from tests.unit.text.formats.fixtures import of
@@ -25,6 +25,8 @@ from tests.unit.text.kinds import END, KINDS, TURN
         ("{% if tools %}{{ '[TOOL_CALLS]' }}{% endif %}", ("[THINK]",), "mistral", "mistral"),
         ("{% if tools %}{{ '<｜tool▁call▁begin｜>' }}<tool_call>{% endif %}</think>", (), "deepseek", "think"),
         ("{% if tools %}<|tool_calls_section_begin|><|tool_call_begin|>{% endif %}", (), "kimi", None),
+        ("{% if tools %}<|START_ACTION|>{% endif %}<|START_THINKING|>", (), "cohere", "cohere"),
+        ("{% if tools %}<TOOLCALL>{% endif %}<think>", (), "nemotron", "think"),
         ("{% if tools %}functools[{% endif %}", (), "phi", None),
         ("{% if tools %}<|tool_call|>{% endif %}<response></response>", (), "granite", "granite"),
         ("{% if tools %}<|start_of_role|><tool_call>{% endif %}", (), "granite", None),
@@ -89,3 +91,9 @@ def test_channels_are_read_from_tokens(folders: dict[str, Path]) -> None:
     events = [event for token in ids for event in machine.feed(shown.append([token]))]
     events += [*machine.feed(shown.finish()), *machine.finish()]
     assert calls(events) == [("f", "{}", True)] and text(events) == ""
+
+
+def test_the_documentation_has_every_format() -> None:
+    page = (Path(__file__).parents[4] / "docs/clients.md").read_text()
+    for name in {*tool_format_names(), *reasoning_format_names()} - {"auto", "none"}:
+        assert f"| `{name}` |" in page, name

@@ -20,16 +20,15 @@ _OWN = (
     "model",
     "messages",
     "system",
-    "max_tokens",
-    "stop_sequences",
     "stream",
+    "n",
     "tools",
     "tool_choice",
     "thinking",
     "metadata",
     "service_tier",
 )
-_ALIASES: Mapping[str, str] = {}  # its names are its own: nothing of other servers is meant here
+_ALIASES: Mapping[str, str] = {"stop_sequences": "stop"}  # nothing of other servers is meant here
 _CHAT_KWARGS = ("enable_thinking", "thinking")  # how chat templates call the switch
 
 
@@ -47,14 +46,11 @@ def asked(body: Mapping[str, Any], call: Call) -> Asked:
     max_tokens = fields.whole(body, "max_tokens", 1, _MAX_TOKENS)
     if max_tokens is None:
         raise invalid("max_tokens", "max_tokens must be there: the most tokens to generate")
-    fixed: dict[str, Any] = {"max_tokens": max_tokens}
     stop = body.get("stop_sequences")
-    if stop is not None:
-        if not isinstance(stop, list):
-            raise invalid("stop_sequences", f"stop_sequences must be a list of texts, got {shown(stop)}")
-        fixed["stop"] = tuple(stop)
+    if stop is not None and not isinstance(stop, list):
+        raise invalid("stop_sequences", f"stop_sequences must be a list of texts, got {shown(stop)}")
     chat, thinks, ignored = _chat(body, call)
-    found = read(body, own=_OWN, aliases=_ALIASES, fixed=fixed, strict=call.service.settings.strict_params)
+    found = read(body, own=_OWN, aliases=_ALIASES)
     return Asked(
         Generation(sampling=found.sampling, chat=chat, ignored=(*found.ignored, *ignored)),
         fields.flag(body, "stream"),
@@ -73,6 +69,8 @@ def _chat(body: Mapping[str, Any], call: Call) -> tuple[Chat, bool, tuple[str, .
     tools = _tools(body.get("tools"), call)
     may_call, ignored = _choice(body.get("tool_choice"), tools)
     thinks, budget = _thinking(body.get("thinking"))
+    if body.get("n") not in (None, 1):  # there is one answer here
+        ignored.append("n")
     if fields.mapping(body, "metadata") is not None:
         ignored.append("metadata")
     if body.get("service_tier") not in (None, "auto", "standard_only"):

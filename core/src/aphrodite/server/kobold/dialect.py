@@ -17,6 +17,7 @@ from aphrodite.text.tokenizer import Tokenizer
 _UNITED_VERSION = "1.2.5"  # of KoboldAI United's API, which /api/v1 is
 _CPP_VERSION = "1.95"  # of KoboldCpp's, which /api/extra is; clients go by the name too
 _BUSY = (408, 413, 415, 429, 500, 503, 504)
+_NAMED = (404, 408, 413, 415)
 _MAX_LENGTH = 512  # most tokens of one answer that a client is advised to ask for
 
 
@@ -66,9 +67,10 @@ class Kobold:
                 frames="text/event-stream",
                 statuses=_BUSY,
             ),
-            Route("POST", "/api/extra/generate/check", one.check, "An answer so far", schemas.RESULTS, key),
+            Route("POST", "/api/extra/generate/check", one.check, "An answer so far", schemas.RESULTS, key,
+                  statuses=_NAMED),
             Route("GET", "/api/extra/generate/check", one.check, "An answer so far", schemas.RESULTS),
-            Route("POST", "/api/extra/abort", one.abort, "End an answer", schemas.SUCCESS, key),
+            Route("POST", "/api/extra/abort", one.abort, "End an answer", schemas.SUCCESS, key, statuses=_NAMED),
             Route("POST", "/api/extra/tokencount", _tokens, "Count tokens", schemas.COUNT, schemas.PROMPT,
                   statuses=_BUSY),
             Route("POST", "/api/extra/detokenize", _text, "Text of tokens", schemas.DETOKENIZED, schemas.IDS,

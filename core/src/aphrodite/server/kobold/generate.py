@@ -80,7 +80,7 @@ class Generations:
         return Stream(self._frames(call, asked.genkey, run))
 
     async def check(self, call: Call) -> Reply:
-        """The text so far of a generation that is on its way, "" if there is none."""
+        """The text so far of a generation that is on its way."""
         found = self._named(call)
         return Json({"results": [{"text": "".join(found[-1].texts) if found else ""}]})
 
@@ -95,7 +95,12 @@ class Generations:
         return Json({"success": "true" if found else "false", "done": "true"})
 
     def _named(self, call: Call) -> list[_Open]:
-        return self._open.get((call.tenant, request.genkey(_body(call))), [])
+        """What a caller may mean. A key that is not its own is as one that nobody has: 404."""
+        key = request.genkey(_body(call))
+        found = self._open.get((call.tenant, key), [])
+        if key and not found:
+            raise ApiError(404, "not_found", "there is no generation with this genkey on its way", "genkey")
+        return found
 
     async def _frames(self, call: Call, key: str, run: Run) -> AsyncIterator[bytes]:
         async with aclosing(self._pieces(call, key, run)) as pieces:

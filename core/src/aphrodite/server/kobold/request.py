@@ -23,7 +23,6 @@ _OWN = (
     "memory",
     "max_context_length",
     "genkey",
-    "stop_sequence",
     "singleline",
     "trim_stop",
     "render_special",
@@ -56,15 +55,11 @@ async def asked(body: Mapping[str, Any], call: Call) -> Asked:
         "skip_special_tokens": not fields.flag(body, "render_special"),
         "n": fields.whole(body, "n", 1, 64) or 1,
     }
-    stop = _stop(body)
-    if stop:
-        fixed["stop"] = stop
     found = read(
-        body,
+        {**body, "stop_sequence": _stop(body)},
         own=_OWN,
         defaults={"max_tokens": _DEFAULT_LENGTH},
         fixed=fixed,
-        strict=call.service.settings.strict_params,
     )
     context = fields.whole(body, "max_context_length", 1, _MAX_INT)
     memory = fields.text(body, "memory") or ""
@@ -89,13 +84,13 @@ def genkey(body: Mapping[str, Any]) -> str:
     return found
 
 
-def _stop(body: Mapping[str, Any]) -> tuple[Any, ...]:
+def _stop(body: Mapping[str, Any]) -> list[Any]:
     """The stop strings. An empty one is none: clients send what their users have left empty."""
     value = body.get("stop_sequence")
     if value is not None and not isinstance(value, (list, str)):
         raise invalid("stop_sequence", f"stop_sequence must be a list of texts, got {shown(value)}")
-    found = tuple(one for one in ([value] if isinstance(value, str) else value or ()) if one != "")
-    return (*found, "\n") if fields.flag(body, "singleline") and "\n" not in found else found
+    found = [one for one in ([value] if isinstance(value, str) else value or ()) if one != ""]
+    return [*found, "\n"] if fields.flag(body, "singleline") and "\n" not in found else found
 
 
 def _fitted(model: Model, memory: str, prompt: str, context: int, length: int) -> str | list[int]:

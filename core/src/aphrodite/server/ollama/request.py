@@ -20,7 +20,7 @@ _FIELDS = (
     "model", "name", "prompt", "suffix", "images", "system", "template", "context", "stream", "raw", "format",
     "keep_alive", "options", "think", "messages", "tools", "truncate", "shift", "logprobs", "top_logprobs",
 )  # fmt: skip
-_OWN_OPTIONS = ("num_predict", "num_ctx", "num_keep")
+_OWN_OPTIONS = ("num_ctx", "num_keep", "n")
 
 
 @dataclass(frozen=True)
@@ -69,20 +69,14 @@ def _generation(body: Mapping[str, Any], call: Call, what: Chat | str) -> Genera
     if form not in (None, "", {}):
         raise invalid("format", f"format {shown(form)} is not supported yet: leave it out", "unsupported_parameter")
     options = fields.mapping(body, "options") or {}
-    max_tokens = fields.whole(options, "num_predict", -(2**31), 2**31 - 1)
-    strict = call.service.settings.strict_params
-    found = read(
-        options,
-        own=_OWN_OPTIONS,
-        defaults={"max_tokens": None if max_tokens is None or max_tokens < 0 else max_tokens},
-        strict=strict,
-    )
-    ignored = [*found.ignored, *_without_effect(body, options, call)]
-    if strict and ignored:
-        raise invalid(ignored[0], f"{ignored[0]} has no effect here, and --strict-params refuses such parameters")
+    length = fields.whole(options, "num_predict", -(2**31), 2**31 - 1)
+    if length is not None and length < 0:  # to the end
+        length = None
+    found = read({**options, "num_predict": length}, own=_OWN_OPTIONS, defaults={"max_tokens": None})
+    ignored = (*found.ignored, *_without_effect(body, options, call))
     if isinstance(what, str):
-        return Generation(sampling=found.sampling, prompts=(what,), ignored=tuple(ignored))
-    return Generation(sampling=found.sampling, chat=what, ignored=tuple(ignored))
+        return Generation(sampling=found.sampling, prompts=(what,), ignored=ignored)
+    return Generation(sampling=found.sampling, chat=what, ignored=ignored)
 
 
 def _without_effect(body: Mapping[str, Any], options: Mapping[str, Any], call: Call) -> list[str]:
@@ -95,6 +89,8 @@ def _without_effect(body: Mapping[str, Any], options: Mapping[str, Any], call: C
     window = fields.whole(options, "num_ctx", 1, 2**31 - 1)
     if window is not None and window > call.service.model.frontend.card.max_model_len:
         found.append("num_ctx")
+    if options.get("n") not in (None, 1):  # there is one answer here
+        found.append("n")
     if options.get("num_keep") not in (None, 0, -1):
         found.append("num_keep")
     return found

@@ -68,7 +68,6 @@ async def chat_complete(call: Call) -> Reply:
 
 
 def _read(body: Mapping[str, Any], call: Call) -> Generation:
-    settings = call.service.settings
     fields.refuse_structure(body)
     wants = fields.flag(body, "logprobs")
     top = fields.whole(body, "top_logprobs", 0, MAX_LOGPROBS)
@@ -80,7 +79,6 @@ def _read(body: Mapping[str, Any], call: Call) -> Generation:
         own=_OWN,
         defaults={"max_tokens": None},
         fixed={"logprobs": top or 0} if wants else {},
-        strict=settings.strict_params,
     )
     return Generation(
         sampling=found.sampling,

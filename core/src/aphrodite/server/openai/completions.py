@@ -59,7 +59,6 @@ async def complete(call: Call) -> Reply:
 
 
 def _read(body: Mapping[str, Any], call: Call) -> _Asked:
-    service = call.service
     streaming = Streaming.read(body)
     echo = fields.flag(body, "echo")
     if fields.text(body, "suffix"):
@@ -70,7 +69,7 @@ def _read(body: Mapping[str, Any], call: Call) -> _Asked:
     if body.get("add_special_tokens") is False:
         raise invalid("add_special_tokens", "add_special_tokens false is not supported: pass token ids as prompt")
     prompts = prompts_of(body.get("prompt"), call.limits.num_prompts)
-    found = read(body, own=_OWN, strict=service.settings.strict_params)
+    found = read(body, own=_OWN)
     sampling, ignored = found.sampling, found.ignored + fields.ignored_of(body, _WITHOUT_EFFECT)
     best_of = fields.whole(body, "best_of", 1, 2**31)
     if best_of is not None and best_of < sampling.n:

@@ -17,6 +17,8 @@ _TOOL_SIGNS = (
     ("mistral", ("[TOOL_CALLS]",)),
     ("deepseek", ("<｜tool▁call▁begin｜>",)),
     ("kimi", ("<|tool_call_begin|>",)),
+    ("cohere", ("<|START_ACTION|>",)),
+    ("nemotron", ("<TOOLCALL>",)),
     ("phi", ("<|/tool_call|>", "functools[")),
     ("granite", ("<|tool_call|>", "<function_call>", "<|start_of_role|>")),
     ("hermes", ("<tool_call>",)),
@@ -24,6 +26,7 @@ _TOOL_SIGNS = (
 )
 _REASONING_SIGNS = (
     ("mistral", ("[THINK]",)),
+    ("cohere", ("<|START_THINKING|>",)),
     ("granite", ("</response>", "Here is my thought process:")),
     ("think", ("<think>", "</think>")),
 )
@@ -39,6 +42,16 @@ class Selection:
     format: OutputFormat
     tools_reason: str
     reasoning_reason: str
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """By setting: the format's name, and why."""
+        both = self.format.channels
+        tools, thoughts = both or self.format.tools, both or self.format.thoughts
+        return {
+            "tool_call_parser": f"{tools.name if tools is not None else NONE}: {self.tools_reason}",
+            "reasoning_parser": f"{thoughts.name if thoughts is not None else NONE}: {self.reasoning_reason}",
+        }
 
 
 def tool_format_names() -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aphrodite.text.formats.describe import Calls, Channels, Heads, Thoughts, ToolFormat
+from aphrodite.text.formats.describe import Calls, Channels, Heads, Keys, Thoughts, ToolFormat
 
 _OBJECT_ALONE = Calls(opens=(), between=(";",), strict=True)
 _FENCED = Calls(opens=("```json", "```"), closes=("```",), strict=True)
@@ -60,10 +60,22 @@ PHI = ToolFormat(
         Calls(opens=("functools",)),
     ),
 )
+COHERE = ToolFormat(
+    "cohere",
+    (
+        Calls(
+            opens=("<|START_ACTION|>",),
+            ends=("<|END_ACTION|>",),
+            keys=Keys(name=("tool_name",), call_id="", ignored=("tool_call_id",)),  # its ids begin anew each turn
+            special=True,
+        ),
+    ),
+)
+NEMOTRON = ToolFormat("nemotron", (Calls(opens=("<TOOLCALL>",), ends=("</TOOLCALL>",)),))
 JSON = ToolFormat("json", (_OBJECT_ALONE, _FENCED))
 
 TOOL_FORMATS: Mapping[str, ToolFormat] = {
-    form.name: form for form in (HERMES, LLAMA3, MISTRAL, DEEPSEEK, KIMI, GRANITE, PHI, JSON)
+    form.name: form for form in (HERMES, LLAMA3, MISTRAL, DEEPSEEK, KIMI, GRANITE, PHI, COHERE, NEMOTRON, JSON)
 }
 
 THINK = Thoughts("think", (("<think>", "</think>"),))
@@ -73,7 +85,12 @@ GRANITE_THINK = Thoughts(
     (("<think>", "</think>"), ("Here is my thought process:", "Here is my response:")),
     wrapper=("<response>", "</response>"),
 )
-REASONING_FORMATS: Mapping[str, Thoughts] = {form.name: form for form in (THINK, BRACKET_THINK, GRANITE_THINK)}
+COHERE_THINK = Thoughts(
+    "cohere", (("<|START_THINKING|>", "<|END_THINKING|>"),), wrapper=("<|START_RESPONSE|>", "<|END_RESPONSE|>")
+)
+REASONING_FORMATS: Mapping[str, Thoughts] = {
+    form.name: form for form in (THINK, BRACKET_THINK, GRANITE_THINK, COHERE_THINK)
+}
 
 HARMONY = Channels(
     name="harmony",
