@@ -132,7 +132,7 @@ class Supervisor:
         return was_ready
 
     async def _begin(self, engine: RemoteEngine, found: Ready) -> None:
-        """The engine is ready: give it to those who ask. Its tokenizer is read on another thread: that takes a while."""
+        """The engine is ready: give it to those who ask. Its tokenizer is read on another thread: it may be large."""
         if self._frontend is None or self._frontend.card != found.card:
             try:
                 self._frontend = await asyncio.to_thread(Frontend.of, found.card)
