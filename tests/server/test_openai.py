@@ -84,3 +84,12 @@ def test_a_failure_before_the_first_token_is_an_answer_and_later_a_frame(folder:
         parts = frames(httpx.post(f"{server.url}/v1/completions", json={"prompt": "a", "stream": True}).text)
         assert parts[-1] == "[DONE]" and parts[-2]["error"]["code"] == "internal"
         assert all(not choice.get("finish_reason") for part in parts[:-2] for choice in part["choices"])
+
+
+def test_a_name_that_no_header_may_hold_is_spelled_out(folder: Path) -> None:
+    with serving(folder) as server:
+        asked = {"prompt": "a", "max_tokens": 1, "\x1f\r\nset-cookie: x": 1, "g\u00fc": 2, "\ud83d\ude00": 3}
+        body = json.dumps(asked).encode()
+        answer = httpx.post(f"{server.url}/v1/completions", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == 200 and "set-cookie" not in answer.headers
+        assert answer.headers["x-aphrodite-ignored"].isascii()

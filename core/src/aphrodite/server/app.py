@@ -336,8 +336,8 @@ def _header(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> str | None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Names as a header, cut where they are too many."""
-    text = ", ".join(name if name.isascii() else name.encode("unicode_escape").decode() for name in names)
+    """Names as a header, cut where they are too many. Clients choose them: what no header may hold is spelled out."""
+    text = ", ".join(name.encode("unicode_escape").decode() for name in names)
     return text if len(text) <= _MAX_IGNORED else text[:_MAX_IGNORED].rpartition(",")[0] + ", ..."
 
 
