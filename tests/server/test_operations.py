@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,9 @@ def test_lines_are_lines_whatever_they_hold(server: Serving) -> None:
             httpx.get(server.url + "/%0d%0aFAKE%1b[31m" + "x" * 3000)
             httpx.post(f"{server.url}/v1/completions", json={"prompt": "my secret words", "temperature": -1})
             httpx.post(f"{server.url}/v1/completions", json={"prompt": "my secret words", "max_tokens": 1})
+            deadline = time.monotonic() + 5
+            while stream.getvalue().count("\n") < 3 and time.monotonic() < deadline:
+                time.sleep(0.01)  # a request is logged once it is answered
         finally:
             logger.handlers[:], logger.level, logger.propagate = before
         text = stream.getvalue()

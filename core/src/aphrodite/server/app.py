@@ -107,55 +107,59 @@ class _Exchange:
         self._status = 0
         self._is_probe = False  # asked all the time, by machines
         self._sending_since: float | None = None
+        self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]  # we are inside one
+        self._watcher: asyncio.Future[None] | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._is_cut = False
         self._cors = self._cors_headers()
 
     async def run(self) -> None:
         """Answer it, and log that."""
-        work = asyncio.ensure_future(self._answer())
         try:
-            await self._until_done_or_gone(work)
+            await self._answer()
+        except asyncio.CancelledError:
+            if not self._is_cut:
+                raise
+            self._task.uncancel()
+            await asyncio.sleep(0)  # the connection hears of its end first
         finally:
-            if not work.done():
-                work.cancel()
-                await asyncio.gather(work, return_exceptions=True)
+            if self._watcher is not None:
+                self._watcher.cancel()
+            if self._stall_timer is not None:
+                self._stall_timer.cancel()
             elapsed_s = time.monotonic() - self._began_s
             self._app.service.metrics.answered(self._status)
             if not self._is_probe:
                 self._app.log.answered(self._id, self._scope["method"], self._scope["path"], self._status, elapsed_s)
 
-    async def _until_done_or_gone(self, work: asyncio.Future[None]) -> None:
-        """Wait for the answer to be sent; or for the client to leave, or to stop reading."""
-        self._body_is_read = asyncio.Event()
-        gone = asyncio.ensure_future(self._gone())
-        stalled = asyncio.get_running_loop().call_later(self._app.settings.stall_s / 4, self._check_stall, work)
-        self._stall_timer = stalled
-        try:
-            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-            self._stall_timer.cancel()
-        if work.done() and not work.cancelled():
-            work.result()
+    def _watch(self) -> None:
+        """From now on, stop the answer when its client leaves. What is done at once needs no watching."""
+        if self._watcher is None:
+            self._watcher = asyncio.ensure_future(self._until_gone())
 
-    async def _gone(self) -> None:
-        """Returns when the client has left."""
-        await self._body_is_read.wait()
+    async def _until_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._cut()
 
-    def _check_stall(self, work: asyncio.Future[None]) -> None:
+    def _cut(self) -> None:
+        """Stop the answer where it is."""
+        self._is_cut = True
+        self._task.cancel()
+
+    def _check_stall(self) -> None:
         """End a stream that is not read. Its socket cannot take an error any more: it is cut."""
         settings = self._app.settings
         since = self._sending_since
         if since is not None and time.monotonic() - since > settings.stall_s:
             self._app.service.metrics.too_slow.inc()
             self._status = 408
-            work.cancel()
             abort = self._scope.get("extensions", {}).get("aphrodite.abort")
             if abort is not None:
                 abort()
+            self._cut()
             return
-        self._stall_timer = asyncio.get_running_loop().call_later(settings.stall_s / 4, self._check_stall, work)
+        self._stall_timer = asyncio.get_running_loop().call_later(settings.stall_s / 4, self._check_stall)
 
     # ---- the answer -------------------------------------------------------------------------------------------------
 
@@ -193,9 +197,17 @@ class _Exchange:
         body = None
         if route.body is not None:
             body = await read_body(self._scope, self._receive, settings.limits, lenient=route.lenient)
-        self._body_is_read.set()
         return route, Call(
-            self._scope, self._receive, self._app.service, settings.limits, self._id, params, tenant, (), body
+            self._scope,
+            self._receive,
+            self._app.service,
+            settings.limits,
+            self._id,
+            params,
+            tenant,
+            (),
+            body,
+            self._watch,
         )
 
     def _path(self, root_path: str) -> str:
@@ -262,6 +274,7 @@ class _Exchange:
                     **ignored,
                 },
             )
+            self._check_stall()
             await self._send_body(first, more=True)
             try:
                 async for frame in frames:

@@ -60,6 +60,7 @@ class Call:
 
     request_id  what logs, headers and answers call it: the client's own if it is fit to be shown, else one of ours
     tenant      who asks, as a salt of the prefix cache; None where keys are not told apart
+    on_start    called before a generation is begun: from then on it matters whether the client is still there
     """
 
     scope: Mapping[str, Any]
@@ -71,6 +72,7 @@ class Call:
     tenant: str | None = None
     ignored: tuple[str, ...] = ()
     body: bytes | None = field(default=None, repr=False)  # of routes that have one
+    on_start: Callable[[], None] = field(default=lambda: None, repr=False)
 
     def header(self, name: str) -> str | None:
         """A header's first value."""
@@ -92,6 +94,7 @@ class Call:
     async def start(self, generation: Generation) -> Run:
         """Take a request on. ApiError if it cannot be run, or not now; nothing was sent by then."""
         self.ignored = generation.ignored
+        self.on_start()
         return await self.service.start(generation, self)
 
 
