@@ -56,10 +56,11 @@ class Process:
         return found
 
     def _pass_on(self, stream: IO[bytes]) -> None:
-        for line in stream:
-            text = line.decode(errors="replace").rstrip()
-            self.lines.append(text[:_KEPT_CHARS])
-            _LOG.info("%s", text)
+        with stream:
+            for line in stream:
+                text = line.decode(errors="replace").rstrip()
+                self.lines.append(text[:_KEPT_CHARS])
+                _LOG.info("%s", text)
 
     async def ended(self) -> int:
         """Wait for its end; its exit code, negative for a signal."""
