@@ -123,7 +123,7 @@ def test_lines_are_lines_whatever_they_hold(server: Serving) -> None:
         logger = logging.getLogger("aphrodite")
         before = (list(logger.handlers), logger.level, logger.propagate)
         try:
-            logs.set_up(form, stream)
+            logs.set_up(form, "info", stream)
             httpx.get(server.url + "/%0d%0aFAKE%1b[31m" + "x" * 3000)
             httpx.post(f"{server.url}/v1/completions", json={"prompt": "my secret words", "temperature": -1})
             httpx.post(f"{server.url}/v1/completions", json={"prompt": "my secret words", "max_tokens": 1})

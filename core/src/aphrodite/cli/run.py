@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
-
-from aphrodite.cli.flags import engine_settings, server_settings
-from aphrodite.config import env
+from aphrodite.cli.command import Call
 from aphrodite.config.engine import config_from
+from aphrodite.config.layers import make
 from aphrodite.config.server import ServerConfig
+from aphrodite.config.table import group
 
 
-def run(args: argparse.Namespace) -> int:
+def run(call: Call) -> int:
     """Serve until told to end."""
     from aphrodite.engine.remote.spawn import Process
     from aphrodite.server import logs, start
 
-    server = ServerConfig(**server_settings(args))
-    config = start.engine_config(config_from({"model": args.model, **engine_settings(args)}), server)
-    keys = start.keys_of(server, env.api_keys())
+    server: ServerConfig = make(group("server"), call.values)
+    config = start.engine_config(config_from(call.settings), server)
+    keys = start.keys_of(server)
     start.check(server, keys[0])
-    logs.set_up(server.log_format)
+    logs.set_up(server.log_format, call.log_level)
     process = Process.spawn(config)  # it loads while we are still importing
     try:
         from aphrodite.server.serve import run as serve

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aphrodite.config import env
 from aphrodite.config.engine import Section, setting
 
 LOG_FORMS = ("auto", "text", "json")
@@ -21,8 +22,10 @@ class ServerConfig(Section):
     uds: str | None = setting(None, "Unix socket to listen on, in place of host and port.", metavar="PATH")
     api_keys: str | None = setting(
         None,
-        "Keys that clients must show: a,b or @FILE, one a line. Default: APHRODITE_API_KEYS, else none is needed.",
+        "Keys that clients must show: a,b or @FILE, one a line.",
         metavar="KEYS",
+        env=env.API_KEYS,
+        unset="none is needed",
         aliases=("api_key",),
         is_secret=True,
         is_common=True,
@@ -41,8 +44,9 @@ class ServerConfig(Section):
     insecure: bool = setting(False, "Allow a public address without keys.")
     served_model_name: str | None = setting(
         None,
-        "Names that clients may call the model by: a,b; the first is shown. Default: the model's own.",
+        "Names that clients may call the model by: a,b; the first is shown.",
         metavar="NAMES",
+        unset="the model's own",
         is_common=True,
     )
     chat_template: str | None = setting(
@@ -64,6 +68,7 @@ class ServerConfig(Section):
     engine_stall: int = setting(25, "Seconds without a sign of the engine after which the server is not ready.", low=7)
     strict_params: bool = setting(False, "Refuse parameters that would have no effect.")
     single_user_mode: bool = setting(False, "One sequence at a time, and KV blocks for no more: the least memory.")
+    tensor_parallel_size: int = setting(1, "Devices that share a model; more than one is not supported yet.")
     root_path: str = setting("", "Prefix that a proxy leaves in front of paths.", metavar="PATH")
     allowed_origins: str = setting("", "Origins whose pages may call from a browser: a,b or *.", metavar="LIST")
     ssl_keyfile: str | None = setting(None, "Key of the certificate, for HTTPS.", metavar="PATH")

@@ -71,7 +71,7 @@ class JsonLines(logging.Formatter):
         return json.dumps(found, ensure_ascii=True)
 
 
-def set_up(form: str, stream: TextIO | None = None) -> None:
+def set_up(form: str, level: str = "info", stream: TextIO | None = None) -> None:
     """Lines on standard error: "text", "json", or "auto": text where a person looks."""
     stream = stream or sys.stderr
     if form == "auto":
@@ -80,7 +80,7 @@ def set_up(form: str, stream: TextIO | None = None) -> None:
     handler.setFormatter(TextLines() if form == "text" else JsonLines())
     root = logging.getLogger("aphrodite")
     root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
+    root.setLevel(level.upper())
     root.propagate = False
 
 

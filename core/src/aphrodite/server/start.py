@@ -13,6 +13,11 @@ from aphrodite.server.keys import Keys, read_keys
 
 def check(config: ServerConfig, keys: Keys) -> None:
     """UsageError for settings that do not go together."""
+    if config.tensor_parallel_size != 1:
+        raise UsageError(
+            f"tensor_parallel_size must be 1, got {config.tensor_parallel_size}: a model runs on one device so far",
+            subject="tensor_parallel_size",
+        )
     if (config.ssl_keyfile is None) != (config.ssl_certfile is None):
         raise UsageError("ssl_keyfile and ssl_certfile belong together: pass both", subject="ssl_keyfile")
     if config.uds is None and not keys and not config.insecure and not _is_loopback(config.host):
@@ -23,10 +28,9 @@ def check(config: ServerConfig, keys: Keys) -> None:
         )
 
 
-def keys_of(config: ServerConfig, environment: str | None) -> tuple[Keys, Keys]:
+def keys_of(config: ServerConfig) -> tuple[Keys, Keys]:
     """The keys of clients and of the administrator. UsageError if they cannot be read."""
-    clients = read_keys(config.api_keys, "api_keys") or read_keys(environment, "APHRODITE_API_KEYS")
-    return Keys(clients), Keys(read_keys(config.admin_key, "admin_key"))
+    return Keys(read_keys(config.api_keys, "api_keys")), Keys(read_keys(config.admin_key, "admin_key"))
 
 
 def engine_config(config: EngineConfig, server: ServerConfig) -> EngineConfig:

@@ -87,7 +87,6 @@ def read_request(body: Mapping[str, Any], call: Call, before: Sequence[Mapping[s
         aliases={**ALIASES, "max_output_tokens": "max_tokens"},
         defaults={"max_tokens": None},
         fixed={"n": 1},
-        strict=call.service.settings.strict_params,
     )
     try:
         checked = checked_chat([*system, *messages], call.limits.num_messages)
