@@ -75,7 +75,7 @@ def test_what_a_request_sends_that_has_no_effect_is_told(folder: Path) -> None:
 
 
 def test_a_failure_before_the_first_token_is_an_answer_and_later_a_frame(folder: Path) -> None:
-    engine = ScriptedEngine(lambda request: [RuntimeError("0xdeadbeef at /root/secret")])
+    engine = ScriptedEngine(lambda request: [RuntimeError("0xdeadbeef at /srv/secret")])
     with serving(folder, engine) as server:
         answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a", "stream": True})
         assert answer.status_code == 500 and answer.json()["error"]["code"] == "internal"

@@ -37,7 +37,7 @@ def check_error(answer: httpx.Response, status: int, code: str | None = None, pa
     assert answer.headers["x-request-id"]
     if status not in (408, 429, 503):
         assert answer.headers["x-should-retry"] == "false"
-    assert not re.search(r"Traceback|0x[0-9a-f]{4}|/root|/tmp|site-packages", answer.text)
+    assert not re.search(r"Traceback|0x[0-9a-f]{4}|/tmp/|site-packages", answer.text)
     message: str = error["message"]
     return message
 
@@ -266,7 +266,7 @@ def tool(name: Any = "f", **parameters: Any) -> dict[str, Any]:
         ({"tools": [tool(f"f{i}") for i in range(129)]}, "tools[128]"),
         ({"tools": [tool(), tool("x" * 4096)]}, "tools[1].function.name"),
         ({"tools": [tool(), tool()]}, "tools[1].function.name"),
-        ({"tools": [tool(type="strng")]}, "tools[0].function.parameters.type"),
+        ({"tools": [tool(type="number string")]}, "tools[0].function.parameters.type"),
         (
             {"tools": [tool(type="object", properties={"a": {"type": "string", "pattern": "["}})]},
             "tools[0].function.parameters.properties.a.pattern",

@@ -104,9 +104,7 @@ class SlowVocabulary:
         return WholeStream(self._token, skipped, partial(self.decode, skip_special_tokens=False))
 
     def _token(self, token_id: int) -> str | None:
-        """A token as the vocabulary spells it."""
-        found: str | None = self._tokenizer.convert_ids_to_tokens(token_id) if token_id in self._ids else None
-        return found
+        return str(self._tokenizer.convert_ids_to_tokens(token_id)) if token_id in self._ids else None
 
     def guarded(self, control: Sequence[str]) -> GuardedEncode:
         """Between control tokens, all is text: so it is cut there, and its parts are encoded with no token in them."""

@@ -67,7 +67,7 @@ class Tokenizer:
 
     @property
     def added_tokens(self) -> frozenset[str]:
-        """Tokens beside those of the model itself, the special ones among them."""
+        """Tokens that are found in a text before it is cut into others, the special ones among them."""
         return frozenset(self._vocabulary.added)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:

@@ -34,7 +34,7 @@ class Vocabulary(Protocol):
         """The text of ids."""
 
     def stream(self, skipped: frozenset[str]) -> TokenStream:
-        """Decodes one sequence token by token, without these special tokens."""
+        """Decodes one sequence token by token; special tokens that are left out."""
 
     def guarded(self, control: Sequence[str]) -> GuardedEncode:
         """Encodes texts in which each control token found (start, end, whether it is only text) is told apart."""

@@ -106,7 +106,6 @@ class Response:
                 return [self._frame("response.function_call_arguments.delta", **self._place(), delta=text)]
             case CallEnd():
                 return self._close()
-        return []
 
     def finish(self, reason: str, usage: Usage) -> list[bytes]:
         """The end."""
