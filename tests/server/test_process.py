@@ -264,3 +264,50 @@ def test_a_start_that_cannot_be_ends_with_one_line(
         assert server.popen.wait(60) == code
         text = server.log.read_text()
         assert said in text and "Traceback" not in text
+
+
+def test_unix_sockets_are_for_their_owner_and_the_administrator_has_one(model: Path, tmp_path: Path) -> None:
+    path, admin = tmp_path / "socket", tmp_path / "admin"
+    flags = ("--uds", str(path), "--admin-uds", str(admin), "--admin-key", "sk-admin", "--single-user-mode")
+    with running(model, tmp_path / "log", *FLAGS[:2], *flags, wait=False) as server:
+        deadline = time.monotonic() + 60
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        with (
+            httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://a") as client,
+            httpx.Client(transport=httpx.HTTPTransport(uds=str(admin)), base_url="http://a") as ours,
+        ):
+            while client.get("/ready").status_code != 200 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert path.stat().st_mode & 0o077 == admin.stat().st_mode & 0o077 == 0
+            asked = {"prompt": "a b c " * 20, "max_tokens": 1}
+            for cached in (False, True):
+                usage = client.post("/v1/completions", json=asked).json()["usage"]
+                assert (usage["prompt_tokens_details"]["cached_tokens"] > 0) is cached
+            assert client.post("/reset_prefix_cache").status_code == 401
+            assert client.post("/reset_prefix_cache", headers={"x-api-key": "sk-admin"}).status_code == 200
+            usage = client.post("/v1/completions", json=asked).json()["usage"]
+            assert usage["prompt_tokens_details"]["cached_tokens"] == 0
+            assert ours.post("/pause").status_code == 200
+            refused = client.post("/v1/completions", json=asked)
+            assert refused.status_code == 503 and refused.json()["error"]["code"] == "paused"
+            assert ours.post("/resume").status_code == 200
+            assert client.post("/v1/completions", json=asked).status_code == 200
+            blocks = next(line for line in client.get("/metrics").text.splitlines() if "kv_blocks_total{" in line)
+            assert float(blocks.split()[-1]) == 512 / 16, "blocks for one sequence and no more"
+        server.popen.send_signal(signal.SIGINT)
+        assert server.popen.wait(10) == 0
+        assert not path.exists() and not admin.exists()
+
+
+def test_a_second_signal_does_not_wait(model: Path, tmp_path: Path) -> None:
+    with running(model, tmp_path / "log", *FLAGS, "--max-num-seqs", "1") as server:
+        asked = {"prompt": ["a b c"] * 40, "max_tokens": 450, "temperature": 1, "ignore_eos": True, "stream": True}
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=asked) as answer:
+            next(parts := answer.iter_text())
+            server.popen.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+            began = time.monotonic()
+            server.popen.send_signal(signal.SIGTERM)
+            assert server.popen.wait(10) == 0 and time.monotonic() - began < 2
+            assert "[DONE]" in "".join(parts)

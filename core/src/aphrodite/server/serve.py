@@ -164,6 +164,7 @@ def _signals() -> Iterator[Told]:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)  # the end has begun: one that comes now asks for what happens anyway
 
 
 def raise_file_limit() -> None:

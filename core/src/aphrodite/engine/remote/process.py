@@ -270,7 +270,7 @@ def main(build: Build = assembled) -> None:
     # A terminal's Ctrl-C, and a service manager's SIGTERM, reach the whole group: the server decides when we end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="engine: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     sock = socket.socket(fileno=int(sys.argv[-1]))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     channel = Channel(sock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from aphrodite.config.engine import EngineConfig
 from aphrodite.engine.remote.messages import VERSION, Start, packed
 
 COMMAND = (sys.executable, "-m", "aphrodite.engine.remote.process")
+_LOG = logging.getLogger("aphrodite.engine")
 _KEPT_LINES = 20
 _KEPT_CHARS = 500
 
@@ -27,7 +29,7 @@ class Process:
     """An engine's process.
 
     sock    our end of its socket
-    lines   the last that it wrote on standard error; all of them are passed on to ours
+    lines   the last that it wrote on standard error; all of them are passed on to our log
     """
 
     popen: subprocess.Popen[bytes]
@@ -57,8 +59,7 @@ class Process:
         for line in stream:
             text = line.decode(errors="replace").rstrip()
             self.lines.append(text[:_KEPT_CHARS])
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
+            _LOG.info("%s", text)
 
     async def ended(self) -> int:
         """Wait for its end; its exit code, negative for a signal."""

@@ -12,7 +12,7 @@ from aphrodite.config.engine import EngineConfig
 from aphrodite.engine.frontend import Frontend
 from aphrodite.engine.host import Health, Model
 from aphrodite.engine.remote.client import RemoteEngine
-from aphrodite.engine.remote.messages import Ready
+from aphrodite.engine.remote.messages import Dying, Ready, error_of
 from aphrodite.engine.remote.spawn import COMMAND, Process, described
 from aphrodite.errors import AphroditeError, EngineDied
 from aphrodite.types.stats import EngineStats
@@ -112,39 +112,38 @@ class Supervisor:
         """From the start of a process to its end. Whether it has ever been ready."""
         process = self._process or Process.spawn(self._config, self._settings.command)
         self._process = process
-        ready: list[Ready] = []
+        ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         loop = asyncio.get_running_loop()
-        engine = RemoteEngine(
-            loop, on_ready=lambda found: self._begin(engine, found, ready), on_loading=lambda label: _LOG.info(label)
-        )
+        engine = RemoteEngine(loop, on_ready=ready.set_result, on_loading=lambda label: _LOG.info("%s", label))
         self._engine = engine
         await loop.create_connection(lambda: engine, sock=process.sock)
+        await asyncio.wait((ready, engine.lost), return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            await self._begin(engine, ready.result())
         await engine.lost
-        self._model = None
+        was_ready, self._model = self._model is not None, None
         self._process = None
         if self.is_closing:
-            return bool(ready)
-        self._health = Health.RESTARTING if ready else self._health
+            return was_ready
+        self._health = Health.RESTARTING if was_ready else self._health
         self.last_failure = await self._failure_of(process, engine)
         _LOG.error("%s", self.last_failure)
         engine.fail(self.last_failure)
-        return bool(ready)
+        return was_ready
 
-    def _begin(self, engine: RemoteEngine, found: Ready, ready: list[Ready]) -> None:
-        """The engine is ready: give it to those who ask."""
+    async def _begin(self, engine: RemoteEngine, found: Ready) -> None:
+        """The engine is ready: give it to those who ask. Its tokenizer is read on another thread: that takes a while."""
         if self._frontend is None or self._frontend.card != found.card:
             try:
-                self._frontend = Frontend.of(found.card)
+                self._frontend = await asyncio.to_thread(Frontend.of, found.card)
             except AphroditeError as error:
-                self.exit_code = error.exit_code
-                engine.dying = None
-                _LOG.error("%s", error)
+                engine.dying = Dying(error_of(error), error.exit_code)
                 engine.close()
                 return
-        ready.append(found)
-        self._model = Model(engine, self._frontend)
-        self._health = Health.READY
-        self._on_ready(found)
+        if not engine.lost.done():
+            self._model = Model(engine, self._frontend)
+            self._health = Health.READY
+            self._on_ready(found)
 
     async def _failure_of(self, process: Process, engine: RemoteEngine) -> EngineDied:
         """Why a process has ended: its own words, else the signal or code and what it wrote last."""
