@@ -77,8 +77,8 @@ def check_steps(
 
 def greedy(llm: LLM, reference: Reference, prompts: Sequence[Sequence[int]] = PROMPTS, **params: Any) -> Any:
     """The prompts' outputs, checked token by token."""
-    asked = SamplingParams(**{"temperature": 0, "max_tokens": NUM_TOKENS, "ignore_eos": True, "logprobs": TOP, **params})
-    outputs, found = llm.generate(prompts, asked), Differences()
+    params = {"temperature": 0, "max_tokens": NUM_TOKENS, "ignore_eos": True, "logprobs": TOP, **params}
+    outputs, found = llm.generate(prompts, SamplingParams(**params)), Differences()
     for prompt, output in zip(prompts, outputs, strict=True):
         check_steps(reference, prompt, output.outputs[0], found, greedy=True)
     found.require(TOLERANCE)

@@ -171,10 +171,11 @@ class World:
         policy: str = "fcfs",
         steps_in_flight: int = 0,
         regimes: tuple[int, ...] = (),
+        scheduler: type[Scheduler] = Scheduler,
     ) -> None:
         self.budget = budget or Budget(num_tokens=8, num_seqs=3, num_logits=6)
         self.kv = KVCacheManager(KVPlan(groups, block_size, num_blocks))
-        self.scheduler = Scheduler(self.kv, self.budget, policy, regimes)
+        self.scheduler = scheduler(self.kv, self.budget, policy, regimes)
         self.device = Device(block_size, self.budget.num_seqs, [group.window for group in groups], regimes)
         self.num_blocks, self.steps, self.count = num_blocks, 0, 0
         self.broken: dict[str, int] = {}

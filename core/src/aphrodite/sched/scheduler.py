@@ -46,9 +46,7 @@ class Scheduler:
                  it draws would be lost, and may end somebody and free blocks. Settle all steps, then schedule
     """
 
-    def __init__(
-        self, kv: KVCacheManager, budget: Budget, policy: str = "fcfs", regimes: tuple[int, ...] = ()
-    ) -> None:
+    def __init__(self, kv: KVCacheManager, budget: Budget, policy: str = "fcfs", regimes: tuple[int, ...] = ()) -> None:
         assert budget.num_logits >= 1 and budget.num_tokens >= 1 and budget.num_seqs >= 1
         assert all(a < b for a, b in pairwise((0, *regimes)))
         self.kv = kv
@@ -130,11 +128,25 @@ class Scheduler:
         still stands in it."""
         chosen = self._rows.decoding.copy()
         count, most = int(np.count_nonzero(chosen)), plan.num_decodes_left
-        if count > most:
-            rows = [seq.row for seq in self._running if chosen[seq.row]]
-            chosen[rows[most:]] = False
-        plan.take_decodes(min(count, most))
+        if count >= most:
+            count = self._share(chosen, most)
+        plan.take_decodes(count)
         return chosen
+
+    def _share(self, chosen: Bool, most: int) -> int:
+        """Leave those out of `chosen` for whom nothing is left once all that go before them have what they want, be it
+        more than a token; the number of those that stay."""
+        left, count = most, 0
+        head = self._waiting.first if self._waiting.has_priorities and self._waiting and self._rows.num_free else None
+        for seq in self._running:
+            if head and head.request.priority < seq.request.priority:
+                left, head = left - len(head.tokens), None
+            if seq.row in self._partial:
+                left -= seq.num_pending
+            elif chosen[seq.row]:
+                chosen[seq.row] = stays = left > 0
+                left, count = left - stays, count + stays
+        return count
 
     def _continue(self, plan: StepPlan, decodes: Bool) -> None:
         """Running sequences that need Python: those in the middle of known tokens, those whose blocks are full."""
