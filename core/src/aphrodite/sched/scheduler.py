@@ -128,7 +128,8 @@ class Scheduler:
         still stands in it."""
         chosen = self._rows.decoding.copy()
         count, most = int(np.count_nonzero(chosen)), plan.num_decodes_left
-        if count >= most:
+        wanted = bool(self._partial) or (len(self._waiting) > 0 and self._rows.num_free > 0)
+        if count > most or (count == most and wanted):
             count = self._share(chosen, most)
         plan.take_decodes(count)
         return chosen
