@@ -155,6 +155,9 @@ class Scheduler:
         full = np.flatnonzero(decodes & (rows.computed >= rows.room)).tolist()
         if not full and not self._partial:
             return
+        if not self._partial and self.kv.num_free >= len(full):
+            self._extend(full, plan)
+            return
         touched = sorted(rows.at_all({*full, *self._partial}), key=self._running.key, reverse=True)
         for seq in touched:
             if seq.status is not Status.RUNNING:
@@ -166,6 +169,14 @@ class Scheduler:
             chunk = plan.chunk(seq, seq.num_computed)
             if chunk is not None and self._make_room(seq, seq.num_computed + chunk.num_new, plan):
                 self._add_chunk(seq, chunk, plan)
+
+    def _extend(self, full: list[int], plan: StepPlan) -> None:
+        """A block for each of these decoding rows, all of whose blocks are full. There are enough: nobody has to go."""
+        rows = self._rows
+        for seq, num_computed in zip(rows.at_all(full), rows.computed[full].tolist(), strict=True):
+            seq.num_computed = num_computed
+            plan.add_blocks(seq, self.kv.advance(seq) + self.kv.extend(seq))
+        rows.room[full] += self.kv.block_size
 
     def _make_room(self, seq: Sequence, num_tokens: int, plan: StepPlan) -> bool:
         """Reserve blocks for a running sequence, preempting later ones if need be; False if it was itself the last and
