@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aphrodite.config.engine import EngineConfig
+from aphrodite.config.engine import DUMMY, EngineConfig
 from aphrodite.discovery.discover import Discovery
 from aphrodite.discovery.registry import PlatformEntry
 from aphrodite.engine.engine import Engine
@@ -19,6 +19,7 @@ from aphrodite.models.config import HFConfig
 from aphrodite.models.decoder import Decoder
 from aphrodite.models.generation import GenerationConfig
 from aphrodite.models.spec import DecoderSpec
+from aphrodite.ops.kernel import INVARIANT, Flag
 from aphrodite.ops.table import COMPOSITES
 from aphrodite.platform.dtypes import ITEMSIZE
 from aphrodite.platform.layout import KVLayout, Rows
@@ -84,12 +85,13 @@ class Assembled:
     blueprint: Blueprint
 
 
-def draw_up(config: EngineConfig) -> Blueprint:
-    """Decide everything: device, types, sizes, kernels. Reads the model's config, no weights."""
+def draw_up(config: EngineConfig, *, weights: bool = False, show_bars: bool = False) -> Blueprint:
+    """Decide everything: device, types, sizes, kernels. Reads the model's config, no weights; of a model on the hub it
+    fetches them if `weights`, with the hub client's bars if `show_bars`."""
     reasons = Reasons()
     found = find_plugins(config)
     entry = choose_device(config, found, reasons)
-    folder, hf, spec = read_model(config)
+    folder, hf, spec = read_model(config, weights=weights, show_bars=show_bars)
     generation = GenerationConfig.read(config.model.generation_config, folder, hf)
     reasons.say("sampling", generation.reason)
     platform = make_platform(entry)
@@ -118,6 +120,9 @@ def draw_up(config: EngineConfig) -> Blueprint:
             meta_words=limits.attn_meta_words + limits.attn_meta_words_a_seq * sizes.bounds.S,
         )
         forward = planner.plan(program)
+        if config.device.determinism == "batch":  # what would be planned when it is met is refused now
+            for variant in (Variant(random=False, num_logprobs=-1), Variant.fullest()):
+                planner.plan(record(variant, vocab_size=spec.vocab_size, dtype=dtype))
         _check_fits(decoder, forward, found, sizes, platform)
     except BaseException:
         platform.device.close()
@@ -198,15 +203,23 @@ def make_planner(
         kv_layout=layout.name,
         limits=limits,
         bounds=sizes.bounds,
-        rules=Rules(config.device.kernels, config.device.fallback),
+        rules=Rules(
+            config.device.kernels,
+            config.device.fallback,
+            INVARIANT if config.device.determinism == "batch" else Flag.NONE,
+        ),
     )
 
 
 def assemble(config: EngineConfig, progress: Progress | None = None) -> Assembled:
-    """An engine for a config: draw up, load, bind. Whatever fails, the device is let go of."""
-    blueprint = draw_up(config)
+    """An engine for a config: draw up, load, bind. Whatever fails, the device is let go of.
+
+    progress  told about long work; a download shows the hub client's own bars, if there is one
+    """
+    progress = progress or NoProgress()
+    blueprint = draw_up(config, weights=True, show_bars=not isinstance(progress, NoProgress))
     try:
-        return Assembled(_Assembly(blueprint, progress or NoProgress()).engine(), blueprint)
+        return Assembled(_Assembly(blueprint, progress).engine(), blueprint)
     except BaseException:
         blueprint.platform.device.close()
         raise
@@ -343,7 +356,7 @@ class _Assembly:
     def _source(self, parameters: list[Parameter]) -> tuple[TensorSource, list[Parameter]]:
         """Where the weights are, and the parameters in the form that they have there."""
         plan = self._plan
-        if plan.config.model.load_format == "dummy":
+        if plan.config.model.load_format == DUMMY:
             return DummySource(parameters, plan.dtype, plan.config.model.seed), parameters
         source = SafetensorsSource(plan.folder)
         parameters = [parameter.as_in(source.infos()) for parameter in parameters]
