@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from aphrodite import LLM, SamplingParams
+from aphrodite.engine.engine import Engine
 from aphrodite.errors import UsageError
 from aphrodite.sched.scheduler import Scheduler
 from aphrodite.types.outputs import CompletionOutput
@@ -124,19 +125,23 @@ def test_every_token_is_that_of_transformers_before_at_and_beyond_the_boundary(
 
 @pytest.mark.parametrize("steps_in_flight", [0, 1, 2])
 def test_steps_in_flight_do_not_cross_with_a_token_that_nobody_knows(
-    steps_in_flight: int, llama: Path, reference: Load, crossings: list[tuple[str, int]]
+    steps_in_flight: int,
+    llama: Path,
+    reference: Load,
+    crossings: list[tuple[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with engine(llama, "toy", max_model_len=150, steps_in_flight=steps_in_flight) as llm:
         seen = []
-        step = llm._engine.step
+        step = Engine.step
 
-        def spy() -> Any:
-            changed = step()
-            seen.append(llm._engine.num_in_flight)
-            llm._engine.check()
+        def spy(self: Engine) -> Any:
+            changed = step(self)
+            seen.append(self.num_in_flight)
+            self.check()
             return changed
 
-        llm._engine.step = spy  # type: ignore[method-assign]
+        monkeypatch.setattr(Engine, "step", spy)
         greedy(llm, reference(llama))
     assert max(seen) == steps_in_flight and len(crossings) == CROSSING
 

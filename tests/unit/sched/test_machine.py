@@ -177,8 +177,14 @@ class Life(RuleBasedStateMachine):
             self.add_one([*trunk[:length], place, place // 2], max_tokens, priority=priority)
 
     @rule(trunk=st.sampled_from(TRUNKS), length=st.integers(4, 12), max_tokens=st.integers(1, 12))
-    def add_an_urgent_one(self, trunk: list[int], length: int, max_tokens: int) -> None:
+    def an_urgent_one_meets_a_full_house(self, trunk: list[int], length: int, max_tokens: int) -> None:
+        for place in range(self.world.budget.num_seqs):
+            self.add_one([place, *trunk[:2]], 12, priority=2)
+        for _ in range(40):
+            if self.world.scheduler._rows.num_free:
+                self.step()
         self.add_one([8, *trunk[:length]], max_tokens, priority=-1)
+        self.step()
 
     @rule(count=st.integers(1, 10))
     def steps(self, count: int) -> None:
