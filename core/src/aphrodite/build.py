@@ -109,6 +109,9 @@ def draw_up(config: EngineConfig, *, weights: bool = False, show_bars: bool = Fa
             reasons=reasons,
         )
         decoder = Decoder(spec, dtype, sizes.max_model_len)
+        if decoder.switches:
+            lengths = " or ".join(map(str, decoder.switches))
+            reasons.say("rope", f"a sequence that grows beyond {lengths} tokens computes all its keys anew")
         layout = choose_kv_layout(entry, found, limits)
         planner = make_planner(config, found, entry, limits, sizes, layout)
         program = decoder.record(
@@ -275,7 +278,8 @@ class _Assembly:
         )
         kv = KVCacheManager(plan.sizes.kv, prefix_caching=plan.config.cache.enable_prefix_caching)
         budget = Budget(bounds.T, bounds.S, bounds.R)
-        scheduler = Scheduler(kv, budget, plan.config.scheduler.scheduling_policy)
+        policy = plan.config.scheduler.scheduling_policy
+        scheduler = Scheduler(kv, budget, policy, regimes=plan.decoder.switches)
         return Engine(scheduler, runner, plan.sizes.steps_in_flight)
 
     def _sampling_program(self, variant: Variant) -> BoundProgram:
