@@ -17,7 +17,8 @@ from aphrodite.errors import AphroditeError, CapacityError, ModelError, PluginEr
 from aphrodite.kv.manager import KVCacheManager
 from aphrodite.models.config import HFConfig
 from aphrodite.models.decoder import Decoder
-from aphrodite.models.fallback.load import LoadedModel, load_modules
+from aphrodite.models.fallback.interface import LoadedModel
+from aphrodite.models.fallback.load import load_modules
 from aphrodite.models.fallback.network import ModuleNetwork
 from aphrodite.models.fallback.run import Modules
 from aphrodite.models.fallback.spec import ModuleSpec

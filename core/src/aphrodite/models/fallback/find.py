@@ -21,6 +21,7 @@ _STEERING = (
     "use_kernels",
 )
 _RECURRENT = ("conv", "delta", "linear", "lightning", "mamba", "recurrent", "rwkv", "ssm")
+STATE = "recurrent state beside the keys and values of attention"
 _STATIC_ROPE = (
     "default",
     "linear",
@@ -45,13 +46,9 @@ class Found:
         """The part of the config that describes the decoder."""
         return self.config.get_text_config(decoder=True)
 
-    def refuse(self, what: str, do: str = "") -> ModelError:
+    def refuse(self, what: str) -> ModelError:
         """The error that says what this network would need."""
-        return ModelError(
-            f"{self.where}: {self.architecture} cannot run: it has no page of its own here, and Transformers' modules "
-            f"of it (version {self.version}) need {what}{do and '; ' + do}",
-            subject=self.architecture,
-        )
+        return _refusal(self.where, self.architecture, self.version, what)
 
 
 def find(config: HFConfig, architecture: str, pages: str) -> Found:
@@ -87,19 +84,22 @@ def find(config: HFConfig, architecture: str, pages: str) -> Found:
             f"{alone}, and Transformers {version} has no model_type {kind!r}: is there a newer version that has?",
             subject=architecture,
         )
+    model = getattr(transformers, architecture, None)
+    if getattr(model, "_is_stateful", False):  # before the config, which may ask for packages of its own
+        raise _refusal(config.where, architecture, version, STATE)
     read = _read(CONFIG_MAPPING[kind], config, alone)
+    if getattr(read, "is_encoder_decoder", False):
+        raise _refusal(config.where, architecture, version, "an encoder beside the decoder, and cross attention")
     listed: str | tuple[str, ...] = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind, ())
     names = (listed,) if isinstance(listed, str) else listed
-    found = Found(architecture, getattr(transformers, architecture, type(None)), read, version, config.where)
-    if getattr(read, "is_encoder_decoder", False):
-        raise found.refuse("an encoder beside the decoder, and cross attention")
-    if architecture not in names:
+    if model is None or architecture not in names:
         has = f"for model_type {kind!r} it has {', '.join(names)}" if names else f"it has none for model_type {kind!r}"
         raise ModelError(
             f"{alone}, and Transformers {version} does not count it among its decoders that give the logits of a next "
             f"token: {has}",
             subject=architecture,
         )
+    found = Found(architecture, model, read, version, config.where)
     _refuse_known(found)
     return found
 
@@ -129,6 +129,14 @@ def longest(found: Found) -> Longest:
                 f"rope_type {kind!r}; known here are {', '.join((*_STATIC_ROPE, 'dynamic', 'longrope'))}"
             )
     return least
+
+
+def _refusal(where: str, architecture: str, version: str, what: str) -> ModelError:
+    return ModelError(
+        f"{where}: {architecture} cannot run: it has no page of its own here, and Transformers' modules of it (version "
+        f"{version}) need {what}",
+        subject=architecture,
+    )
 
 
 def _remote_code(data: Mapping[str, Any]) -> str:
@@ -161,11 +169,9 @@ def _refuse_known(found: Found) -> None:
         raise found.refuse("cross attention (add_cross_attention)")
     if _has_alibi(config):
         raise found.refuse("ALiBi: scores that a bias by distance is added to")
-    if getattr(found.model, "_is_stateful", False):
-        raise found.refuse("recurrent state beside the keys and values of attention")
     for kind in getattr(config, "layer_types", None) or ():
         if isinstance(kind, str) and any(word in kind for word in _RECURRENT):
-            raise found.refuse(f"recurrent state beside the keys and values of attention (layer_types has {kind!r})")
+            raise found.refuse(f"{STATE} (layer_types has {kind!r})")
         if isinstance(kind, str) and "chunk" in kind:
             raise found.refuse(f"chunked attention (layer_types has {kind!r}); masks may be causal or sliding")
 

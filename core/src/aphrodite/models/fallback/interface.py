@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -57,6 +58,14 @@ class Line:
         """Who does attention now."""
         assert self._attend is not None, "modules run outside of a step"
         return self._attend
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Modules with weights on a device, and the line that their attention goes through."""
+
+    model: torch.nn.Module
+    line: Line
 
 
 def connect(model: torch.nn.Module) -> Line:

@@ -12,7 +12,6 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from logging import CRITICAL
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 
 from aphrodite.errors import AphroditeError, CheckpointError
 from aphrodite.models.fallback.alone import require_alone
-from aphrodite.models.fallback.interface import NAME, Line, connect
+from aphrodite.models.fallback.interface import NAME, LoadedModel, connect
 from aphrodite.models.fallback.spec import ModuleSpec
 from aphrodite.platform.dtypes import ITEMSIZE, torch_dtype
 from aphrodite.program.parameters import num_rows
@@ -43,14 +42,6 @@ class LazyTensor:
         return self._read(self._name)[index]
 
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """Modules with weights on a device, and the line that their attention goes through."""
-
-    model: torch.nn.Module
-    line: Line
-
-
 def load_modules(
     spec: ModuleSpec,
     source: TensorSource,
@@ -68,9 +59,9 @@ def load_modules(
     finally:
         source.close()
     model.to(device)
-    line = connect(model)
-    require_alone(spec.found, model, line, vocab_size=spec.vocab_size, max_len=max_len)
-    return LoadedModel(model, line)
+    loaded = LoadedModel(model, connect(model))
+    require_alone(spec.found, loaded, vocab_size=spec.vocab_size, max_len=max_len)
+    return loaded
 
 
 def _assemble(spec: ModuleSpec, source: TensorSource, dtype: str, progress: Progress, where: str) -> torch.nn.Module:

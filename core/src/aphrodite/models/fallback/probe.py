@@ -77,16 +77,24 @@ def probe(found: Found) -> Probed:
 
 @torch.inference_mode()
 def run_modules(
-    model: torch.nn.Module, token_ids: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor, **more: Any
+    model: torch.nn.Module,
+    token_ids: torch.Tensor,
+    positions: torch.Tensor | None,
+    rows: torch.Tensor | None,
+    **more: Any,
 ) -> torch.Tensor:
-    """token_ids, positions [T], packed; rows [R] of them whose logits are wanted -> [R, V]. No cache, no mask."""
-    takes = inspect.signature(model.forward).parameters
-    if "logits_to_keep" in takes:
+    """token_ids, positions [T], packed; rows [R] of them whose logits are wanted -> [R, V]. No cache, no mask.
+
+    positions None: one sequence from its beginning, as the modules count; rows None: all
+    """
+    selects = rows is not None and "logits_to_keep" in inspect.signature(model.forward).parameters
+    if selects:
         more["logits_to_keep"] = rows
-    out = model(input_ids=token_ids[None], position_ids=positions[None], use_cache=False, return_dict=True, **more)
-    logits = out.logits[0]
+    if positions is not None:
+        more["position_ids"] = positions[None]
+    logits = model(input_ids=token_ids[None], use_cache=False, return_dict=True, **more).logits[0]
     assert isinstance(logits, torch.Tensor)
-    return logits if "logits_to_keep" in takes else logits[rows]
+    return logits if selects or rows is None else logits[rows]
 
 
 class _UnfinishedError(Exception):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from aphrodite.errors import DeviceError
-from aphrodite.models.fallback.load import LoadedModel
+from aphrodite.models.fallback.interface import LoadedModel
 from aphrodite.models.fallback.probe import AttentionCall, run_modules
 from aphrodite.ops.kernel import Dims
 from aphrodite.ops.op import Op
