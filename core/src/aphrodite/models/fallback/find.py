@@ -22,13 +22,12 @@ _STEERING = (
 )
 _RECURRENT = ("conv", "delta", "linear", "lightning", "mamba", "recurrent", "rwkv", "ssm")
 STATE = "recurrent state beside the keys and values of attention"
-_STATIC_ROPE = (
-    "default",
-    "linear",
-    "llama3",
-    "proportional",
-    "yarn",
-)  # a token's angles follow from its position alone
+# Whether a token's angles follow from its position alone, or up to some length only, and what that length is.
+_STATIC_ROPE = ("default", "linear", "llama3", "proportional", "yarn")
+_MOVING_ROPE = {
+    "dynamic": "where the dynamic scaling begins to turn all keys of a sequence",
+    "longrope": "longrope's original length: a longer sequence has other keys throughout",
+}
 
 
 @dataclass(frozen=True)
@@ -105,30 +104,24 @@ def find(config: HFConfig, architecture: str, pages: str) -> Found:
 
 
 def longest(found: Found) -> Longest:
-    """The longest sequence. ModelError for a rope whose angles change with the length in a way nobody here knows."""
+    """The longest sequence. ModelError for a rope whose angles change in a way that nobody here knows.
+
+    Where angles follow from the length of a sequence as well as from positions, no sequence may become so long.
+    """
     config = found.text_config
     count = getattr(config, "max_position_embeddings", None)
     if type(count) is not int or count < 1:
         raise found.refuse(f"a max_position_embeddings in config.json that is at least 1, got {count!r}")
-    least = Longest(count, "the model's max_position_embeddings")
+    bounds = [Longest(count, "the model's max_position_embeddings")]
     for rope in _ropes(getattr(config, "rope_parameters", None)):
         kind = rope.get("rope_type") or rope.get("type") or "default"
-        if kind == "longrope":
-            original = rope.get("original_max_position_embeddings") or count
-            if original < least.num_tokens:
-                least = Longest(original, "longrope's original length: beyond it all keys of a sequence are others")
-        elif kind == "dynamic":
-            original = rope.get("original_max_position_embeddings") or count
-            least = min(
-                least,
-                Longest(original, "where the dynamic scaling begins to turn all keys of a sequence"),
-                key=lambda one: one.num_tokens,
+        if kind in _MOVING_ROPE:
+            bounds.append(
+                Longest(min(rope.get("original_max_position_embeddings") or count, count), _MOVING_ROPE[kind])
             )
         elif kind not in _STATIC_ROPE:
-            raise found.refuse(
-                f"rope_type {kind!r}; known here are {', '.join((*_STATIC_ROPE, 'dynamic', 'longrope'))}"
-            )
-    return least
+            raise found.refuse(f"rope_type {kind!r}; known here are {', '.join((*_STATIC_ROPE, *_MOVING_ROPE))}")
+    return min(bounds, key=lambda one: one.num_tokens)
 
 
 def _refusal(where: str, architecture: str, version: str, what: str) -> ModelError:
