@@ -17,7 +17,12 @@ _STEERING = (
     "experts_implementation",
     "fusion_config",
     "kernel_config",
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+    "torchscript",
     "transformers_weights",
+    "use_cache",
     "use_kernels",
 )
 _RECURRENT = ("conv", "delta", "linear", "lightning", "mamba", "recurrent", "rwkv", "ssm")
@@ -148,7 +153,7 @@ def _read(kind: type[Any], config: HFConfig, alone: str) -> Any:
         if name not in _STEERING and not name.startswith(("_attn_implementation", "_experts_implementation"))
     }
     try:
-        return kind.from_dict(copy.deepcopy(data), use_cache=False, output_attentions=False, output_hidden_states=False)
+        return kind.from_dict(copy.deepcopy(data))
     except Exception as error:  # whatever its validation raises
         raise ModelError(
             f"{alone}, and Transformers cannot read its config: {type(error).__name__}: {error}", subject="config.json"

@@ -7,8 +7,8 @@ Transformers keeps the list of these. So its own loader does the assembling, fro
 from __future__ import annotations
 
 import copy
+import fnmatch
 import math
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -89,7 +89,7 @@ def _assemble(spec: ModuleSpec, source: TensorSource, dtype: str, progress: Prog
         ) from error
     finally:
         progress.finish()
-    _check(info, model, source, where)
+    _check(info, source, where)
     loaded: torch.nn.Module = model.eval().requires_grad_(False)
     return loaded
 
@@ -125,17 +125,20 @@ class _Reader:
         return rows.reshape(shape)
 
 
-def _check(info: Mapping[str, Any], model: Any, source: TensorSource, where: str) -> None:
+# What older versions of Transformers wrote beside the weights: masks and tables that modules make themselves.
+_LEFTOVERS = ("*attn.bias", "*attention.bias", "*masked_bias", "*rotary_emb.inv_freq", "*position_ids")
+
+
+def _check(info: Mapping[str, Any], source: TensorSource, where: str) -> None:
     """CheckpointError unless every tensor had its place, and every place its tensor."""
-    ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
     for name, kind in source.unreadable.items():
-        if not any(pattern.search(name) for pattern in ignored):
+        if not _is_leftover(name):
             raise CheckpointError(f"{where}: tensor {name!r} is {kind}, which is no type of weights here", subject=name)
     for found, what in (
         (info["mismatched_keys"], "of another shape than config.json asks for"),
         (info["missing_keys"], "missing, which config.json asks for: is this checkpoint complete?"),
         (
-            info["unexpected_keys"],
+            [name for name in info["unexpected_keys"] if not _is_leftover(name)],
             "not part of the network that config.json describes: weights that are there and not used would give wrong "
             "text",
         ),
@@ -145,6 +148,10 @@ def _check(info: Mapping[str, Any], model: Any, source: TensorSource, where: str
             names = sorted(_describe(one) for one in found)
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise CheckpointError(f"{where}: {shown}: {what}", subject=names[0])
+
+
+def _is_leftover(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, glob) for glob in _LEFTOVERS)
 
 
 def _describe(entry: Any) -> str:

@@ -51,4 +51,4 @@ def _seen(function: Callable[..., Any], query: int) -> torch.Tensor:
     batch, head = torch.tensor(0), torch.tensor(0)
     seen = function(batch, head, torch.tensor([query]), keys)
     assert isinstance(seen, torch.Tensor)
-    return seen.to(torch.bool).expand(len(keys))
+    return seen.to("cpu", torch.bool).expand(len(keys))
