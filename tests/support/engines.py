@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 from aphrodite import LLM
+from aphrodite.engine.engine import Engine
 from aphrodite.kv.pool import BlockPool
 from aphrodite.sched.scheduler import Scheduler
 from tests.support.devices import block_size
@@ -23,6 +25,15 @@ def engine(folder: object, device: str, cache_tokens: int = 1600, **settings: An
         **settings,
     }
     return LLM(str(folder), device=device, **settings)
+
+
+def check_idle(llm: LLM) -> None:
+    """Wait until the engine has nothing to do, and check its books."""
+    loop = llm._local.loop
+    deadline = time.monotonic() + 30
+    while loop.call(lambda engine: engine.has_work):  # steps in flight are settled after their requests have ended
+        assert time.monotonic() < deadline, "the engine does not come to rest"
+    loop.call(Engine.check)
 
 
 def watch_preemption(patch: pytest.MonkeyPatch) -> list[int]:

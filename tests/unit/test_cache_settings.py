@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aphrodite.cli.flags import add_engine_flags, engine_settings
-from aphrodite.engine.llm import config_from
+from aphrodite.config.engine import config_from
 from aphrodite.errors import UsageError
 
 

@@ -24,6 +24,7 @@ from aphrodite.models.fallback.run import Modules
 from aphrodite.models.fallback.spec import ModuleSpec
 from aphrodite.models.generation import GenerationConfig
 from aphrodite.models.spec import DecoderSpec
+from aphrodite.ops.kernel import INVARIANT, Flag
 from aphrodite.ops.table import COMPOSITES
 from aphrodite.platform.dtypes import ITEMSIZE
 from aphrodite.platform.layout import KVLayout, Rows
@@ -126,6 +127,9 @@ def draw_up(config: EngineConfig) -> Blueprint:
         attention = None
         if isinstance(decoder, ModuleNetwork):
             attention = planner.plan(decoder.record_attention(table_width=table_width, meta_words=meta_words))
+        if config.device.determinism == "batch":  # what would be planned when it is met is refused now
+            for variant in (Variant(random=False, num_logprobs=-1), Variant.fullest()):
+                planner.plan(record(variant, vocab_size=spec.vocab_size, dtype=dtype))
         _check_fits(decoder, forward, found, sizes, platform)
     except BaseException:
         platform.device.close()
@@ -221,7 +225,11 @@ def make_planner(
         kv_layout=layout.name,
         limits=limits,
         bounds=sizes.bounds,
-        rules=Rules(config.device.kernels, config.device.fallback),
+        rules=Rules(
+            config.device.kernels,
+            config.device.fallback,
+            INVARIANT if config.device.determinism == "batch" else Flag.NONE,
+        ),
     )
 
 

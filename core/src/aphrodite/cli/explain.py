@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from aphrodite.build import Blueprint, draw_up
 from aphrodite.cli.flags import engine_settings
-from aphrodite.engine.llm import config_from
+from aphrodite.config.engine import config_from
 from aphrodite.errors import UsageError
 from aphrodite.ops.table import COMPOSITES, OPS
 from aphrodite.program.explain import SiteReport, count_torch_forms, explain

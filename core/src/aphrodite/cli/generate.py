@@ -20,8 +20,8 @@ def run(args: argparse.Namespace) -> int:
     sampling = sampling_params(args)  # a wrong parameter is refused before the model is touched
     settings = engine_settings(args)
 
-    from aphrodite.cli.progress import progress
     from aphrodite.engine.llm import LLM
+    from aphrodite.progress import progress
 
     with LLM(args.model, progress=progress(args.quiet), **settings) as llm:
         outputs = llm.generate(prompts, sampling, progress=progress(args.quiet))

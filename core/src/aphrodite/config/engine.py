@@ -11,6 +11,7 @@ from aphrodite.errors import UsageError
 AUTO = "auto"
 LOAD_FORMATS = ("auto", "safetensors", "dummy")
 FALLBACKS = ("allow", "warn", "error")
+DETERMINISM = ("request", "batch")
 SCHEDULING_POLICIES = ("fcfs", "priority")
 
 
@@ -93,6 +94,12 @@ class DeviceConfig(Section):
         {}, "Kernels to prefer by operation, in order: rms_norm=acme.*,reference.", metavar="OP=LIST"
     )
     fallback: str = setting("allow", "What to do where only a torch form serves a site.", choices=FALLBACKS)
+    determinism: str = setting(
+        "request",
+        "What a request's output may depend on. request: given its logits, a draw depends on the request alone. batch: "
+        "so do the logits, bit for bit, which needs kernels that promise it.",
+        choices=DETERMINISM,
+    )
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,30 @@ class EngineConfig:
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
+
+
+def config_from(settings: Mapping[str, Any]) -> EngineConfig:
+    """An EngineConfig from flat settings, as LLM takes them. UsageError names one that does not exist."""
+    left = dict(settings)
+    if "dtype" in left:
+        left["dtype"] = str(left["dtype"])  # torch.bfloat16 reads "torch.bfloat16"
+    sections = {}
+    for name, kind in _SECTIONS.items():
+        known = kind.__dataclass_fields__
+        sections[name] = kind(**{key: left.pop(key) for key in list(left) if key in known})
+    if left:
+        unknown = next(iter(left))
+        known_names = sorted(key for kind in _SECTIONS.values() for key in kind.__dataclass_fields__)
+        raise UsageError(f"there is no setting {unknown!r}; there are {', '.join(known_names)}", subject=unknown)
+    return EngineConfig(**sections)
+
+
+_SECTIONS: Mapping[str, type[Any]] = {
+    "model": ModelConfig,
+    "cache": CacheConfig,
+    "scheduler": SchedulerConfig,
+    "device": DeviceConfig,
+}
 
 
 def _checked(item: Field[Any], value: Any) -> Any:

@@ -38,6 +38,7 @@ class Scheduler:
 
     must_settle  the last plan left somebody out for want of blocks. Nobody is preempted while a step is in flight: what
                  it draws would be lost, and may end somebody and free blocks. Settle all steps, then schedule
+    started      the sequences that the last plan starts, or starts again
     """
 
     def __init__(self, kv: KVCacheManager, budget: Budget, policy: str = "fcfs") -> None:
@@ -53,6 +54,7 @@ class Scheduler:
         self._fresh: list[Change] = []  # blocks published by the plan in the making, before their step has run
         self._in_flight: deque[list[Change]] = deque()  # those of each plan that is not settled yet
         self.must_settle = False
+        self.started: list[Sequence] = []
 
     @property
     def has_work(self) -> bool:
@@ -85,7 +87,7 @@ class Scheduler:
     def schedule(self) -> SchedulerOutput | None:
         """The next step, or None when nothing can be scheduled. Running sequences go before waiting ones; when blocks
         run out, the last running sequence is preempted and computes its tokens again later."""
-        self._fresh, self.must_settle = [], False
+        self._fresh, self.started, self.must_settle = [], [], False
         self._make_way()
         plan = StepPlan(self.budget, self._rows)
         num_running = len(self._running)
@@ -186,6 +188,7 @@ class Scheduler:
             if seq.num_cached_tokens is None:
                 seq.num_cached_tokens = match.num_tokens
             self._rows.start(seq, len(seq.blocks[0]) * self.kv.block_size)
+            self.started.append(seq)
             self._partial.add(seq.row)
             plan.add_row(seq)
             plan.add_blocks(seq, changes)

@@ -15,6 +15,7 @@ from aphrodite.text.stream import ChainStream, TokenStream, WholeStream
 from aphrodite.text.tokenizer_config import TokenizerConfig
 
 _MAX_BYTES = 256 << 20
+_LONG_CHARS = 1 << 14
 
 
 class Tokenizer:
@@ -53,13 +54,20 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt, with the special tokens that the tokenizer adds."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=True).ids
-        return ids
+        return self._ids(text, add_special_tokens=True)
 
     def encode_bare(self, text: str) -> list[int]:
         """Token ids of a piece of text, without special tokens. UnicodeEncodeError if it is no text."""
         text.encode()
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self._ids(text, add_special_tokens=False)
+
+    def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Of the library's functions only those for several texts let other threads run meanwhile, an engine's among
+        them: a long text takes a second a megabyte."""
+        if len(text) < _LONG_CHARS:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        else:
+            ids = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
         return ids
 
     def control_tokens(self, text: str) -> tuple[str, ...]:
