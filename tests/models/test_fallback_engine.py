@@ -301,7 +301,7 @@ def test_modules_that_mix_tokens_are_refused(folder: Path, monkeypatch: pytest.M
 def test_a_trial_run_needs_no_memory_for_the_weights(checkpoints: Checkpoints, tmp_path: Path) -> None:
     """Forty layers of 6 GiB each are looked at like two small ones."""
     from aphrodite.build import draw_up
-    from aphrodite.engine.llm import config_from
+    from aphrodite.config.engine import config_from
 
     folder = checkpoints.copy(checkpoints.make("granite"), tmp_path / "large")
     large = {"hidden_size": 1 << 14, "intermediate_size": 1 << 16, "num_hidden_layers": 40}
@@ -309,3 +309,8 @@ def test_a_trial_run_needs_no_memory_for_the_weights(checkpoints: Checkpoints, t
     with pytest.raises(Exception, match=r"the weights need \d+ MiB"):
         draw_up(config_from({"model": str(folder), "device": "cpu"}))
     assert probe._TOKENS < 8
+
+
+def test_what_nobody_promises_is_not_claimed_of_modules(folder: Path) -> None:
+    with pytest.raises(KernelError, match=r"modules.* does not promise .*determinism='batch'"):
+        engine(folder, "cpu", determinism="batch")

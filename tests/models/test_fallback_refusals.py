@@ -13,7 +13,7 @@ import pytest
 
 from aphrodite.build import draw_up
 from aphrodite.cli.main import main
-from aphrodite.engine.llm import config_from
+from aphrodite.config.engine import config_from
 from aphrodite.errors import ModelError
 from tests.support.checkpoints import Checkpoints, edit_json, write_json
 from tests.support.engines import engine
