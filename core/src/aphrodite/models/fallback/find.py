@@ -10,6 +10,7 @@ from typing import Any
 from aphrodite.errors import ModelError
 from aphrodite.layers.rope import Longest
 from aphrodite.models.config import HFConfig
+from aphrodite.models.fallback.quiet import quiet
 
 # Fields of config.json that steer how Transformers runs a model, not what it is: here the engine says that.
 _STEERING = (
@@ -153,7 +154,8 @@ def _read(kind: type[Any], config: HFConfig, alone: str) -> Any:
         if name not in _STEERING and not name.startswith(("_attn_implementation", "_experts_implementation"))
     }
     try:
-        return kind.from_dict(copy.deepcopy(data))
+        with quiet():
+            return kind.from_dict(copy.deepcopy(data))
     except Exception as error:  # whatever its validation raises
         raise ModelError(
             f"{alone}, and Transformers cannot read its config: {type(error).__name__}: {error}", subject="config.json"

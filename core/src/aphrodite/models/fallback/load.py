@@ -9,10 +9,9 @@ from __future__ import annotations
 import copy
 import fnmatch
 import math
+import mmap
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from logging import CRITICAL
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,11 +19,15 @@ import torch
 from aphrodite.errors import AphroditeError, CheckpointError
 from aphrodite.models.fallback.alone import require_alone
 from aphrodite.models.fallback.interface import NAME, LoadedModel, connect
+from aphrodite.models.fallback.quiet import quiet
 from aphrodite.models.fallback.spec import ModuleSpec
 from aphrodite.platform.dtypes import ITEMSIZE, torch_dtype
 from aphrodite.program.parameters import num_rows
 from aphrodite.types.progress import Progress
 from aphrodite.weights.source import TensorSource
+
+_CHUNK_BYTES = 1 << 20
+_PAGES_BYTES = 1 << 20  # tensors from here on lie in pages of their own
 
 
 class LazyTensor:
@@ -60,17 +63,18 @@ def load_modules(
         source.close()
     model.to(device)
     loaded = LoadedModel(model, connect(model))
-    require_alone(spec.found, loaded, vocab_size=spec.vocab_size, max_len=max_len)
+    with quiet():
+        require_alone(spec.found, loaded, vocab_size=spec.vocab_size, max_len=max_len)
     return loaded
 
 
 def _assemble(spec: ModuleSpec, source: TensorSource, dtype: str, progress: Progress, where: str) -> torch.nn.Module:
-    reader = _Reader(source, spec.probed.tensors, progress)
+    reader = _Reader(spec, source, torch_dtype(dtype), progress)
     config = copy.deepcopy(spec.found.config)
     config._attn_implementation = NAME
     progress.start("loading weights", reader.num_bytes, "B")
     try:
-        with _quiet():
+        with quiet():
             model, info = spec.found.model.from_pretrained(
                 None,
                 config=config,
@@ -97,18 +101,23 @@ def _assemble(spec: ModuleSpec, source: TensorSource, dtype: str, progress: Prog
 class _Reader:
     """Reads one tensor at a time: Transformers asks from several threads.
 
-    shapes  of the modules' tensors: where a source has one of no axes as a vector of one, it is what they say
+    It reads ahead of what it puts in place, and merges the tensors of experts only then. So a tensor is converted while
+    it is read, in small pieces, and its memory is the system's own again when it is freed: what the C library's heap
+    keeps for later would count twice beside the weights.
     """
 
-    def __init__(self, source: TensorSource, shapes: Mapping[str, tuple[int, ...]], progress: Progress) -> None:
+    def __init__(self, spec: ModuleSpec, source: TensorSource, dtype: torch.dtype, progress: Progress) -> None:
         self._source = source
+        self._dtype = dtype
         self._progress = progress
         self._lock = threading.Lock()
         self._infos = source.infos()
+        numbers = {name for name, shape in spec.probed.tensors.items() if shape == ()}
         self._shapes = {
-            name: () if info.shape == (1,) and shapes.get(name) == () else info.shape
-            for name, info in self._infos.items()
+            name: () if info.shape == (1,) and name in numbers else info.shape for name, info in self._infos.items()
         }
+        kept = (*(spec.found.model._keep_in_fp32_modules or ()), *(spec.found.model._keep_in_fp32_modules_strict or ()))
+        self._as_stored = {".".join(pattern.rpartition("*")[2].strip(".").split(".")[-2:]) for pattern in kept}
 
     @property
     def num_bytes(self) -> int:
@@ -118,11 +127,27 @@ class _Reader:
         return {name: LazyTensor(self.read, name, shape) for name, shape in self._shapes.items()}
 
     def read(self, name: str) -> torch.Tensor:
-        shape = self._shapes[name]
+        """A tensor, in the type of the activations; in its own if Transformers may want to keep it in float32."""
+        info, shape = self._infos[name], self._shapes[name]
+        as_stored = any(word in name for word in self._as_stored)
+        out = _host_memory(shape, torch_dtype(info.dtype) if as_stored else self._dtype)
+        rows = num_rows(shape) if shape else 1
+        flat = out.view(rows, -1) if rows else out
+        step = max(1, _CHUNK_BYTES // max(1, flat[:1].nbytes))
         with self._lock:
-            rows = self._source.rows(name, 0, num_rows(shape) if shape else 1)
-            self._progress.advance(rows.nbytes)
-        return rows.reshape(shape)
+            for start in range(0, rows, step):
+                stop = min(rows, start + step)
+                piece = self._source.rows(name, start, stop)
+                flat[start:stop].copy_(piece.view(stop - start, -1))
+                self._progress.advance(piece.nbytes)
+        return out
+
+
+def _host_memory(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if num_bytes < _PAGES_BYTES:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(mmap.mmap(-1, num_bytes), dtype=dtype).view(shape)
 
 
 # What older versions of Transformers wrote beside the weights: masks and tables that modules make themselves.
@@ -160,25 +185,3 @@ def _describe(entry: Any) -> str:
         name, has, wants = entry
         return f"{name!r} ({list(has)} instead of {list(wants)})"
     return repr(entry)
-
-
-# Transformers keeps its verbosity and, while it makes a model, the default type of tensors for the whole process: one
-# network is loaded at a time.
-_LOADING = threading.Lock()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Transformers' own progress bars and reports off: the caller's progress and our errors say it."""
-    from transformers.utils import logging
-
-    with _LOADING:
-        verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        logging.set_verbosity(CRITICAL)
-        logging.disable_progress_bar()
-        try:
-            yield
-        finally:
-            logging.set_verbosity(verbosity)
-            if bars:
-                logging.enable_progress_bar()

@@ -8,6 +8,7 @@ from aphrodite.layers.rope import Longest
 from aphrodite.models.config import HFConfig
 from aphrodite.models.fallback.find import Found, find, longest
 from aphrodite.models.fallback.probe import Probed, probe
+from aphrodite.models.fallback.quiet import quiet
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class ModuleSpec:
     def read(cls, config: HFConfig, architecture: str, pages: str) -> ModuleSpec:
         """The network of a config that has no page. ModelError names what is missing."""
         found = find(config, architecture, pages)
-        return cls(found, probe(found), longest(found))
+        with quiet():
+            return cls(found, probe(found), longest(found))
 
     @property
     def vocab_size(self) -> int:
