@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import threading
 from collections.abc import Callable
@@ -12,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from aphrodite import SamplingParams
+from aphrodite import SamplingParams, resolve
 from aphrodite.errors import CheckpointError, KernelError, ModelError
 from aphrodite.models.fallback import probe
 from aphrodite.models.fallback.run import Modules
+from aphrodite.platform.spi import Limits
 from tests.support.checkpoints import Checkpoints, edit_json
 from tests.support.engines import engine, watch_preemption
 from tests.support.parity import check_parity, random_prompts
@@ -137,7 +139,8 @@ def test_loading_leaves_transformers_and_torch_as_they_were(folder: Path) -> Non
         assert (logging.get_verbosity(), logging.is_progress_bar_enabled(), torch.get_default_dtype()) == before
 
 
-def test_loading_prints_nothing(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_loading_prints_nothing(checkpoints: Checkpoints, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = checkpoints.make("olmo3", **WINDOWS, fields={"eos_token_id": 100257})  # of which Transformers would warn
     from transformers.utils import logging
 
     logging.enable_progress_bar()
@@ -309,6 +312,15 @@ def test_a_trial_run_needs_no_memory_for_the_weights(checkpoints: Checkpoints, t
     with pytest.raises(Exception, match=r"the weights need \d+ MiB"):
         draw_up(config_from({"model": str(folder), "device": "cpu"}))
     assert probe._TOKENS < 8
+
+
+def test_a_device_that_pads_its_steps_gives_the_same(
+    folder: Path, reference: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "Limits", functools.partial(Limits, pad=True, token_buckets=(8, 24, 37)))
+    with engine(folder, "cpu", plugins="none") as llm:
+        assert llm.blueprint.limits.pad
+        check_parity(llm, reference(folder), random_prompts((1, 17, 75), seed=6), num_tokens=5, label="padded")
 
 
 def test_what_nobody_promises_is_not_claimed_of_modules(folder: Path) -> None:
