@@ -367,7 +367,7 @@ class _Assembly:
         """The weights by name, or the modules that hold them."""
         if isinstance(decoder, Decoder):
             return self._load_weights(decoder, progress), None
-        return {}, load_modules(
+        model = load_modules(
             decoder.spec,
             self._dummy(decoder) or SafetensorsSource(self._plan.folder, skip_unreadable=True),
             dtype=self._plan.dtype,
@@ -376,6 +376,8 @@ class _Assembly:
             progress=progress,
             where=str(self._plan.folder),
         )
+        self._platform.device.synchronize()  # they were put there on no stream of ours
+        return {}, model
 
     def _load_weights(self, decoder: Decoder, progress: Progress) -> dict[str, Any]:
         plan, spec = self._plan, decoder.spec

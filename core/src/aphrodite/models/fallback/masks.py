@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-_FAR = 1 << 20  # a window beyond is none: no token is that far from another here
-_ROWS = (0, 1, 2, 3, 5, 16, 63, 64, 65, 511, 1000, 4095, 8192, 65537, _FAR)  # about the places where chunks may end
+FAR = 1 << 20  # a window beyond is none: no token is that far from another here
+_ROWS = (0, 1, 2, 3, 5, 16, 63, 64, 65, 511, 1000, 4095, 8192, 65537, FAR)  # about the places where chunks may end
 _BEYOND = 8  # later keys that each is asked about
 
 
@@ -39,7 +39,7 @@ def read_mask(function: Callable[..., Any]) -> Mask:
         first[query] = int(seen.int().argmax())  # the first key seen
         if not bool(seen[first[query] : query + 1].all()):
             return Mask(why="masks with holes: neither causal nor sliding")
-    window = _FAR + 1 - first[_FAR] if first[_FAR] else 0
+    window = FAR + 1 - first[FAR] if first[FAR] else 0
     if any(at != (max(0, query - window + 1) if window else 0) for query, at in first.items()):
         return Mask(why="masks that are neither causal nor sliding, such as those of chunks")
     return Mask(window)

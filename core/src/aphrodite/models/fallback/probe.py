@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import math
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import torch
 from aphrodite.errors import AphroditeError
 from aphrodite.models.fallback.find import Found
 from aphrodite.models.fallback.interface import PROBE, MaskTensor, connect, register
+from aphrodite.models.fallback.masks import FAR
 
 OWN_ATTENTION = "attention of their own: they do not call Transformers' attention interface"
 _TOKENS = 3
@@ -58,7 +60,7 @@ class Probed:
 def probe(found: Found) -> Probed:
     """Build the modules without memory and run them on three tokens. ModelError names what attention cannot do."""
     register()
-    if "position_ids" not in inspect.signature(found.model.forward).parameters:
+    if not _takes(found.model, "position_ids"):
         raise found.refuse("to count positions themselves (their forward takes no position_ids), and cannot be packed")
     model = _without_memory(found)
     tensors = _tensors(model)
@@ -87,7 +89,7 @@ def run_modules(
 
     positions None: one sequence from its beginning, as the modules count; rows None: all
     """
-    selects = rows is not None and "logits_to_keep" in inspect.signature(model.forward).parameters
+    selects = rows is not None and _takes(type(model), "logits_to_keep")
     if selects:
         more["logits_to_keep"] = rows
     if positions is not None:
@@ -95,6 +97,11 @@ def run_modules(
     logits = model(input_ids=token_ids[None], use_cache=False, return_dict=True, **more).logits[0]
     assert isinstance(logits, torch.Tensor)
     return logits if selects or rows is None else logits[rows]
+
+
+@functools.cache
+def _takes(kind: type[torch.nn.Module], argument: str) -> bool:
+    return argument in inspect.signature(kind.forward).parameters
 
 
 class _UnfinishedError(Exception):
@@ -184,7 +191,7 @@ class _Recorder:
         _refuse_unknown(options)
         window = _window(mask)
         passed = options.get("sliding_window")
-        if isinstance(passed, int) and passed > 0 and window != passed:
+        if isinstance(passed, int) and 0 < passed < FAR and window != passed:
             raise _CannotError(f"a sliding_window of {passed} with a mask of window {window}: which of them counts?")
         scale = options.get("scaling")
         taken = sum(call.name.partition("#")[0] == name for call in self.calls)
