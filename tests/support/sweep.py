@@ -70,6 +70,8 @@ OWN: tuple[tuple[str, dict[str, Any]], ...] = (  # what some kinds of config wan
     ("dbrx", {"ffn_config": {"ffn_hidden_size": 40, "moe_num_experts": 4, "moe_top_k": 2}}),
     ("falcon_h1", {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16}),
     ("gemma3n_text", {"num_kv_shared_layers": 0}),
+    # Their default scale of scores, 1, leaves Transformers itself 1e-4 from float64.
+    ("granite granite_swa granitemoe granitemoe_swa granitemoeshared", {"attention_multiplier": 0.25}),
     ("gpt_neo", {"attention_types": [[["global", "local"], 2]]}),
     ("mamba2", {"num_heads": 8, "head_dim": 16}),
     ("minimax_m3_vl_text", {"layer_types": ["minimax_m3_sparse", "full_attention"] * 2}),

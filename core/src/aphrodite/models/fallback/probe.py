@@ -6,7 +6,7 @@ import copy
 import functools
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,7 @@ class Probed:
 def probe(found: Found) -> Probed:
     """Build the modules without memory and run them on three tokens. ModelError names what attention cannot do."""
     register()
-    if not _takes(found.model, "position_ids"):
+    if not _takes(found.model.forward, "position_ids"):
         raise found.refuse("to count positions themselves (their forward takes no position_ids), and cannot be packed")
     model = _without_memory(found)
     tensors = _tensors(model)
@@ -89,7 +89,7 @@ def run_modules(
 
     positions None: one sequence from its beginning, as the modules count; rows None: all
     """
-    selects = rows is not None and _takes(type(model), "logits_to_keep")
+    selects = rows is not None and _takes(type(model).forward, "logits_to_keep")
     if selects:
         more["logits_to_keep"] = rows
     if positions is not None:
@@ -100,8 +100,8 @@ def run_modules(
 
 
 @functools.cache
-def _takes(kind: type[torch.nn.Module], argument: str) -> bool:
-    return argument in inspect.signature(kind.forward).parameters
+def _takes(forward: Callable[..., Any], argument: str) -> bool:
+    return argument in inspect.signature(forward).parameters
 
 
 class _UnfinishedError(Exception):
