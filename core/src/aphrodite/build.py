@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aphrodite.config.engine import EngineConfig
+from aphrodite.config.engine import DUMMY, EngineConfig
 from aphrodite.discovery.discover import Discovery
 from aphrodite.discovery.registry import PlatformEntry
 from aphrodite.engine.engine import Engine
@@ -94,12 +94,13 @@ class Assembled:
     blueprint: Blueprint
 
 
-def draw_up(config: EngineConfig) -> Blueprint:
-    """Decide everything: device, types, sizes, kernels. Reads the model's config, no weights."""
+def draw_up(config: EngineConfig, *, weights: bool = False, show_bars: bool = False) -> Blueprint:
+    """Decide everything: device, types, sizes, kernels. Reads the model's config, no weights; of a model on the hub it
+    fetches them if `weights`, with the hub client's bars if `show_bars`."""
     reasons = Reasons()
     found = find_plugins(config)
     entry = choose_device(config, found, reasons)
-    folder, hf, spec = read_model(config, reasons)
+    folder, hf, spec = read_model(config, reasons, weights=weights, show_bars=show_bars)
     generation = GenerationConfig.read(config.model.generation_config, folder, hf)
     reasons.say("sampling", generation.reason)
     platform = make_platform(entry)
@@ -234,10 +235,14 @@ def make_planner(
 
 
 def assemble(config: EngineConfig, progress: Progress | None = None) -> Assembled:
-    """An engine for a config: draw up, load, bind. Whatever fails, the device is let go of."""
-    blueprint = draw_up(config)
+    """An engine for a config: draw up, load, bind. Whatever fails, the device is let go of.
+
+    progress  told about long work; a download shows the hub client's own bars, if there is one
+    """
+    progress = progress or NoProgress()
+    blueprint = draw_up(config, weights=True, show_bars=not isinstance(progress, NoProgress))
     try:
-        return Assembled(_Assembly(blueprint, progress or NoProgress()).engine(), blueprint)
+        return Assembled(_Assembly(blueprint, progress).engine(), blueprint)
     except BaseException:
         blueprint.platform.device.close()
         raise
@@ -412,7 +417,7 @@ class _Assembly:
     def _dummy(self, decoder: Decoder | ModuleNetwork) -> DummySource | None:
         """Random weights, if the config asks for them."""
         model = self._plan.config.model
-        if model.load_format != "dummy":
+        if model.load_format != DUMMY:
             return None
         return DummySource(decoder.parameters.values(), self._plan.dtype, model.seed)
 

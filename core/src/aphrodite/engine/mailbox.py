@@ -23,6 +23,7 @@ class Mailbox:
     def __init__(self, states: Sequence[RequestState], *, eager: bool) -> None:
         self._states = states
         self._by_id = {name: state for state in states for name in state.request_ids}
+        self._unfinished = set(map(id, states))
         self._eager = eager
         self._changed = threading.Condition()
         self._news: dict[str, EngineSequence] = {}
@@ -56,14 +57,20 @@ class Mailbox:
                     break
             news, self._news, self._is_due = self._news, {}, False
             error = self._error
-        ended = [name for name, seq in news.items() if self._by_id[name].read(seq)]
+        ended = []
+        for name, seq in news.items():
+            state = self._by_id[name]
+            if state.read(seq):
+                ended.append(name)
+            if state.is_finished:
+                self._unfinished.discard(id(state))
         if error is not None and not self.is_finished:
             raise error
         return ended
 
     @property
     def is_finished(self) -> bool:
-        return all(state.is_finished for state in self._states)
+        return not self._unfinished
 
     @property
     def num_output(self) -> int:
