@@ -152,12 +152,12 @@ CONFIG_FAULTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "empty architectures": ({"architectures": []}, ("architectures", "[]")),
     "architecture no list": ({"architectures": "LlamaForCausalLM"}, ("architectures", "'LlamaForCausalLM'")),
     "rope type": (
-        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0}},
-        ("rope_type", "'yarn'", "llama3"),
+        {"rope_parameters": {"rope_type": "spiral", "rope_theta": 10000.0, "factor": 4.0}},
+        ("rope_type", "'spiral'", "llama3"),
     ),
     "old rope type": (
-        {"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
-        ("'dynamic'", "linear", "llama3"),
+        {"rope_parameters": None, "rope_scaling": {"type": "spiral", "factor": 2.0}},
+        ("'spiral'", "linear", "llama3"),
     ),
     "rope no object": ({"rope_parameters": [1]}, ("rope_parameters", "[1]", "object")),
     "rope without factor": ({"rope_parameters": {"rope_type": "llama3"}}, ("rope_parameters", "factor")),

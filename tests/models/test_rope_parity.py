@@ -64,6 +64,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e3},
         },
     },
+    "yarn in the full layers alone, where truncate has no effect": {
+        "family": "gemma3_text",
+        "layer_types": ["sliding_attention", "full_attention"],
+        "head_dim": 18,
+        "rope_parameters": {
+            "full_attention": {**YARN, "rope_theta": 5e5, "original_max_position_embeddings": 75, "truncate": False},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+        },
+    },
     "dynamic, not longer than the training": {"family": "starcoder2", "rope_parameters": DYNAMIC, "head_dim": 16},
     "linear, beside a window": {"family": "qwen2", "rope_parameters": LINEAR, "num_attention_heads": 2, "head_dim": 34},
     "linear, heads of experts' layers": {"family": "qwen3_moe", "rope_parameters": LINEAR},

@@ -108,7 +108,7 @@ def test_the_last_message_is_continued_as_transformers_does(name: str, content: 
 
 
 def counts(ids: list[int], tokenizer: Tokenizer, tokens: tuple[str, ...]) -> list[int]:
-    library = tokenizer._tokenizer
+    library = tokenizer._vocabulary._library
     return [ids.count(library.token_to_id(token)) for token in tokens]
 
 
@@ -218,7 +218,7 @@ def test_neighbours_of_a_spelled_token_are_encoded_as_one_text_with_it(folders: 
     tokenizer = Tokenizer.find(folders["byte_level"])
     assert tokenizer is not None
     template = of("<|turn|>{{ messages[0].content }}")
-    library = tokenizer._tokenizer
+    library = tokenizer._vocabulary._library
     library.encode_special_tokens = True
     plain = library.encode("the<|end|>the", add_special_tokens=False).ids
     library.encode_special_tokens = False

@@ -44,7 +44,7 @@ class ChatTemplate:
         templates = config.templates
         if override is not None:
             templates = {DEFAULT_TEMPLATE: _overriding(override, templates)}
-        return cls(templates, config.named) if templates else None
+        return cls(templates, config.names) if templates else None
 
     def render(
         self,
