@@ -10,18 +10,23 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from corpus import mix
+from corpus import mix, names
 from corpus.template import ADDED, BEGIN, END, END_OF_TEXT, JINJA, PAD, SPECIAL
 
 VOCAB_SIZE = 4096
 LONGEST = 1024  # tokens that the models are trained on at a time
-# Words with the space before them; each digit alone, never with its space; runs of other signs; white space.
-_PIECES = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# A capital at the front of a word, with the space before it; the rest of that word, or a small word with its space;
+# each digit alone, never with its space; runs of other signs; white space. Capitals stand alone so that what is behind
+# one has the same tokens wherever the word is: in a sentence, behind a quotation mark, in an address.
+_PIECES = r" ?\p{Lu}(?=\p{L})| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# No name becomes a token, so that those of training are spelled in parts, as those that are held out are.
+_NAME = re.compile(rf"\b(?:{'|'.join(sorted({*names.GIRLS, *names.BOYS, *names.SURNAMES, *names.CITIES}))})\b|\S+@\S+")
 
 
 def main() -> None:
@@ -37,7 +42,7 @@ def main() -> None:
 
 
 def train(documents: int, seed: int) -> Tokenizer:
-    """A tokenizer of training text alone: names that are held out are none of its words."""
+    """A tokenizer of training text without its names."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -67,7 +72,7 @@ def _texts(documents: int, seed: int) -> Iterator[str]:
         text = mix.document(rng, held_out=False)
         for token in (*SPECIAL, *ADDED):
             text = text.replace(token, "\n")
-        yield text
+        yield _NAME.sub("\n", text)
 
 
 def write_files(tokenizer: Tokenizer, folder: Path) -> None:

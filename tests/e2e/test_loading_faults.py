@@ -147,7 +147,7 @@ def test_config_that_is_a_folder_is_refused(folder: Path) -> None:
 
 
 CONFIG_FAULTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "unknown architecture": ({"architectures": ["MambaForCausalLM"]}, ("MambaForCausalLM", "LlamaForCausalLM")),
+    "unknown architecture": ({"architectures": ["MambaForCausalLM"]}, ("MambaForCausalLM", "recurrent state")),
     "no architecture": ({"architectures": None}, ("architectures", "None")),
     "empty architectures": ({"architectures": []}, ("architectures", "[]")),
     "architecture no list": ({"architectures": "LlamaForCausalLM"}, ("architectures", "'LlamaForCausalLM'")),

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from aphrodite import LLM, SamplingParams
+from aphrodite.engine.engine import Engine
 from aphrodite.engine.requests import Prepared
 from aphrodite.engine.state import RequestState
 from aphrodite.types.outputs import RequestOutput
@@ -56,8 +57,11 @@ class Pressed:
         one_each = params if isinstance(params, list) else [params] * len(prompts)
         self.llm.reset_prefix_cache()
         self.llm.generate([PREFIX], SamplingParams(max_tokens=1, temperature=0))  # warm, for the first of them too
-        engine = self.llm._local.engine
-        seqs = [self.add(prompt, one, 1) for prompt, one in zip(prompts, one_each, strict=True)]
+        return self.llm._local.loop.call(lambda engine: self._run(engine, prompts, one_each))
+
+    def _run(self, engine: Engine, prompts: Sequence[Sequence[int]], params: Sequence[Any]) -> list[RequestOutput]:
+        """On the engine's own thread, which is the only one that may step it."""
+        seqs = [self.add(prompt, one, 1) for prompt, one in zip(prompts, params, strict=True)]
         drawn = [0] * len(seqs)
         intruder: EngineSequence | None = None
         while engine.has_work:

@@ -13,7 +13,8 @@ from aphrodite.errors import CapacityError, ModelError, UsageError
 from aphrodite.formats.scheme import require_plain
 from aphrodite.kv.spec import CacheGroup, KVPlan, plan_kv
 from aphrodite.models.config import HFConfig
-from aphrodite.models.registry import decoder_spec
+from aphrodite.models.fallback.spec import ModuleSpec
+from aphrodite.models.registry import FAMILIES, decoder_spec, page_of
 from aphrodite.models.spec import DecoderSpec
 from aphrodite.ops.kernel import Dims
 from aphrodite.ops.table import COMPOSITES, OPS
@@ -101,8 +102,8 @@ def _core_platform() -> PlatformEntry:
 
 
 def read_model(
-    config: EngineConfig, *, weights: bool = False, show_bars: bool = False
-) -> tuple[Path, HFConfig, DecoderSpec]:
+    config: EngineConfig, reasons: Reasons, *, weights: bool = False, show_bars: bool = False
+) -> tuple[Path, HFConfig, DecoderSpec | ModuleSpec]:
     """The model's folder, config and network. ModelError if it cannot be run.
 
     weights    whether weights are to be in the folder too, when it comes from the hub; then
@@ -119,7 +120,17 @@ def read_model(
     folder = locate(model.model, fetch)
     hf = HFConfig.read(folder)
     require_plain(hf.data, hf.where)
-    return folder, hf, decoder_spec(hf)
+    page = page_of(hf)
+    if page is not None:
+        reasons.say("network", f"{page}: its own page")
+        return folder, hf, decoder_spec(hf)
+    architecture = hf.data["architectures"][0]
+    spec = ModuleSpec.read(hf, architecture, ", ".join(sorted(FAMILIES)))
+    reasons.say(
+        "network",
+        f"{architecture}: modules of Transformers {spec.found.version} over our paged attention; it has no page",
+    )
+    return folder, hf, spec
 
 
 def choose_dtype(config: EngineConfig, hf: HFConfig, limits: Limits, reasons: Reasons) -> str:
@@ -150,7 +161,7 @@ def choose_dtype(config: EngineConfig, hf: HFConfig, limits: Limits, reasons: Re
 
 def choose_sizes(
     config: EngineConfig,
-    spec: DecoderSpec,
+    spec: DecoderSpec | ModuleSpec,
     groups: tuple[CacheGroup, ...],
     *,
     weight_bytes: int,
@@ -215,7 +226,7 @@ def choose_sizes(
 
 def _size_kv(
     config: EngineConfig,
-    spec: DecoderSpec,
+    spec: DecoderSpec | ModuleSpec,
     groups: tuple[CacheGroup, ...],
     block_size: int,
     weight_bytes: int,

@@ -9,15 +9,15 @@ from typing import Any
 from corpus import arithmetic, dates, facts, fields, lists, project, stories, tools
 from corpus.exchange import Exchange
 from corpus.grammar import any_of, listed, write
-from corpus.names import city, first_name
+from corpus.names import city, first_name, practice
 from corpus.template import render
 
 Make = Callable[[random.Random, bool], Exchange]
 
 # How often each kind of exchange comes, of a thousand.
 MIX: tuple[tuple[int, Make], ...] = (
-    (230, arithmetic.exchange),
-    (170, fields.exchange),
+    (200, arithmetic.exchange),
+    (200, fields.exchange),
     (120, dates.exchange),
     (130, lists.exchange),
     (110, facts.exchange),
@@ -111,7 +111,8 @@ def remembered(rng: random.Random, held_out: bool) -> Exchange:
 
 def echoed(rng: random.Random, held_out: bool) -> Exchange:
     """Words said back."""
-    words = [lists.words(rng) for _ in range(rng.randint(2, 6))]
+    word = practice if not held_out and rng.random() < 0.6 else lists.words
+    words = [word(rng) for _ in range(rng.randint(2, 6))]
     text = listed(words) if rng.random() < 0.5 else " ".join(words)
     ask = write(rng, "[Repeat after me|Say this back|Repeat]: {text}", {"text": text})
     return Exchange("memory", ask, text, "text", text)

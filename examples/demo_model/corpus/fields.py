@@ -10,7 +10,7 @@ from typing import Any
 from corpus import dates
 from corpus.exchange import Exchange
 from corpus.grammar import any_of, listed, with_article, write
-from corpus.names import city, first_name, full_name, invented
+from corpus.names import city, first_name, full_name, invented, last_name
 
 _JOBS = (
     "baker", "teacher", "nurse", "farmer", "pilot", "painter", "doctor", "driver", "singer", "gardener", "cook",
@@ -150,8 +150,56 @@ def _trip(rng: random.Random, held_out: bool) -> tuple[Fields, str]:
     return fields, any_of(rng, text)
 
 
+def _address(rng: random.Random, held_out: bool) -> tuple[Fields, str]:
+    fields = {
+        "name": full_name(rng, held_out),
+        "street": f"{last_name(rng, held_out)} {any_of(rng, ('Street', 'Road', 'Lane', 'Square'))}",
+        "number": rng.randint(1, 250),
+        "zip": f"{rng.randint(10000, 99999)}",
+        "city": city(rng, held_out),
+    }
+    text = (
+        "{name} lives at {number} {street}, {zip} {city}.",
+        "[Send it to|The address is|Ship to] {name}, {number} {street}, {city} {zip}.",
+        "[I have moved|I moved]. [My new address is|Write to me at] {number} {street} in {city}, {zip}. [Yours,|Regards,] {name}",
+    )
+    return fields, any_of(rng, text)
+
+
+def _seat(rng: random.Random, held_out: bool) -> tuple[Fields, str]:
+    fields = {
+        "passenger": full_name(rng, held_out),
+        "flight": f"{rng.choice('ABCDEFGHKLMNPQRSTVWX')}{rng.choice('ABCDEFGHKLMNPQRSTVWX')}{rng.randint(10, 999)}",
+        "seat": f"{rng.randint(1, 40)}{rng.choice('ABCDEF')}",
+        "gate": f"{rng.choice('ABCD')}{rng.randint(1, 30)}",
+        "destination": city(rng, held_out),
+    }
+    text = (
+        "{passenger} has seat {seat} on flight {flight} to {destination}, gate {gate}.",
+        "Flight {flight} to {destination} [leaves|boards] at gate {gate}. {passenger} sits in {seat}.",
+        "[Passenger|Traveler] {passenger}: flight {flight}, seat {seat}, gate {gate}, to {destination}.",
+    )
+    return fields, any_of(rng, text)
+
+
+def _machine(rng: random.Random, held_out: bool) -> tuple[Fields, str]:
+    fields = {
+        "device": any_of(rng, ("printer", "phone", "laptop", "camera", "radio", "router", "heater", "fridge")),
+        "maker": last_name(rng, held_out),
+        "model": f"{rng.choice('ABCDEFGHKMNPRSTVXZ')}{rng.randint(2, 990)}",
+        "price": rng.randint(20, 999),
+        "broken": rng.random() < 0.5,
+    }
+    state = any_of(rng, ("broken", "out of order") if fields["broken"] else ("fine", "working"))
+    text = (
+        f"The {{maker}} {{model}} is a {{device}} for {{price}} dollars. Ours is {state}.",
+        f"[Our|My] {{device}}, the {{model}} by {{maker}}, is {state}. It cost {{price}} dollars.",
+    )
+    return fields, any_of(rng, text)
+
+
 _KINDS: tuple[Callable[[random.Random, bool], tuple[Fields, str]], ...] = (
-    _person, _person, _order, _event, _contact, _pet, _book, _trip,
+    _person, _person, _order, _event, _contact, _pet, _book, _trip, _address, _seat, _machine,
 )  # fmt: skip
 _ASK = (
     "[Extract|Give me|Find|Pull out] {keys} as JSON[: |.\n|:\n]{text}",
@@ -167,7 +215,7 @@ def exchange(rng: random.Random, held_out: bool) -> Exchange:
     text = write(rng, template, {key: str(value) for key, value in fields.items()})
     keys = list(fields)
     rng.shuffle(keys)
-    keys = [key for key in keys if key in text or str(fields[key]) in text or key == "date"]
+    keys = [key for key in keys if key in text or str(fields[key]) in text or key in ("date", "broken")]
     keys = keys[: rng.randint(1, len(keys))] if rng.random() < 0.6 else keys
     wanted = {key: fields[key] for key in keys}
     names = listed(

@@ -53,11 +53,11 @@ TASKS: dict[str, Document] = {
 # The training text: of a thousand documents, how many are of which kind.
 TRAINING: tuple[tuple[int, Document], ...] = (
     (370, TASKS["stories"]),
-    (90, lambda rng, held_out: _plain(arithmetic.lines(rng, held_out))),
-    (30, lambda rng, held_out: _plain(_fields(rng, held_out))),
+    (70, lambda rng, held_out: _plain(arithmetic.lines(rng, held_out))),
+    (40, lambda rng, held_out: _plain(_fields(rng, held_out))),
     (40, _asked(arithmetic.sums)),
-    (12, _asked(chats.echoed)),
-    (458, chats.chat),
+    (20, _asked(chats.echoed)),
+    (460, chats.chat),
 )
 
 

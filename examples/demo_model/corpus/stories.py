@@ -94,6 +94,14 @@ _OPENINGS = (
     "This is the story of {hero}, {who} {at}.",
     "{At} lived {who} called {hero}.",
     "In a time long past, there was {who} named {hero}, who lived {at}.",
+    "Do you know {hero}? {He} was {who}, and {he} lived {at}.",
+    "Not so long ago, {who} named {hero} lived {at}.",
+    "{At} everybody knew {hero}, {who}.",
+    "{hero} lived {at}. {He} was {who} and [very |rather |]{trait}.",
+    "My {elder} once told me about {hero}, {who} {at}.",
+    "Listen to the story of {hero}. {He} was {who} and lived {at}.",
+    "There was {who} {at}, and {his} name was {hero}.",
+    "[Many years ago|One year], {hero} came to live {at}. {He} was {who}.",
 )
 _ABOUT = (
     "{hero} was {trait} and [loved|liked] {food}.",
@@ -102,6 +110,13 @@ _ABOUT = (
     "Every morning {hero} [walked|went] {path}.",
     "{He} loved to look at {sight}.",
     "{hero} was {trait}, but sometimes {he} was [a little lonely|in a hurry|dreamy].",
+    "Nothing made {hero} happier than {food}.",
+    '{His} {elder} often said, "{hero}, you are too {trait}!"',
+    "There was no other {kind} like {hero}.",
+    "In the evening, {hero} [sat|rested] near {sight} and looked at the sky.",
+    "{hero} had a {color} hat that {he} wore every day.",
+    "{He} knew every stone and every tree {there}.",
+    "{hero} never went to sleep without {food}.",
 )
 _FRIENDS = (
     "{hero} had a friend, {fwho} named {friend}.",
@@ -237,7 +252,7 @@ def _values(rng: random.Random, held_out: bool, hero: Person, place: Place, kind
         "place": place.noun, "path": any_of(rng, place.paths), "spot": any_of(rng, place.spots), "sight": any_of(rng, place.sights),
         "thing": thing, "a_thing": with_article(thing), "A_thing": with_article(thing).capitalize(),
         "a_thing2": with_article(thing2), "food": food, "food_noun": food_noun, "food2": food2,
-        "skill": any_of(rng, _SKILLS), "weather": any_of(rng, _WEATHERS), "color": any_of(rng, _COLORS),
+        "skill": any_of(rng, _SKILLS), "weather": any_of(rng, _WEATHERS), "color": any_of(rng, [color for color in _COLORS if not thing.startswith(color)]),
         "trait": any_of(rng, _TRAITS), "elder": elder, "ehe": "she" if she_elder else "he",
         "ehis": "her" if she_elder else "his",
     }  # fmt: skip

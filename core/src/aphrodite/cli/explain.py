@@ -47,7 +47,8 @@ def all_plans(blueprint: Blueprint) -> list[Plan]:
     """The plans of all Programs: forward, the fullest sampling one, row updates, the zeroing of blocks."""
     sampling = record(Variant.fullest(), vocab_size=blueprint.spec.vocab_size, dtype=blueprint.dtype)
     others = (sampling, record_updates(), record_zeroing(blueprint.decoder.kv_refs))
-    return [blueprint.forward, *(blueprint.planner.plan(program) for program in others)]
+    own = [plan for plan in (blueprint.forward, blueprint.attention) if plan is not None]
+    return [*own, *(blueprint.planner.plan(program) for program in others)]
 
 
 def _wanted(report: SiteReport, op: str | None) -> bool:

@@ -93,6 +93,16 @@ class KVCacheManager:
             return []
         return [Change(group, start, table[start:]) for group, table in enumerate(seq.blocks)]
 
+    def extend(self, seq: Sequence) -> list[Change]:
+        """One more block in each group, for a sequence whose blocks are full; there must be one (`num_free`)."""
+        changes = []
+        for group, pool in enumerate(self._pools):
+            table, blocks = seq.blocks[group], pool.take(1)
+            assert blocks is not None, "there is no free block"
+            changes.append(Change(group, len(table), blocks))
+            table += blocks
+        return changes
+
     def _adopt(self, seq: Sequence, match: Match) -> None:
         for pool, table, found in zip(self._pools, seq.blocks, match.blocks, strict=True):
             pool.adopt(found)

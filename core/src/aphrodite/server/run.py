@@ -10,9 +10,10 @@ from aphrodite.engine.client import EngineClient
 from aphrodite.engine.requests import Prepared
 from aphrodite.engine.state import Delta, RequestState
 from aphrodite.server.errors import ApiError, deadline_exceeded, numerical_error
-from aphrodite.server.generation import Choice, Piece, ToolCall, Usage
+from aphrodite.server.gathered import Gathered
+from aphrodite.server.generation import Choice, Piece, Usage
 from aphrodite.server.reading import Reader
-from aphrodite.text.formats.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
+from aphrodite.text.formats.events import CallStart, Event
 from aphrodite.types.outputs import RequestOutput
 from aphrodite.types.request import Sequence as EngineSequence
 
@@ -158,11 +159,11 @@ class Run(AsyncIterator[list[Piece]]):
     async def whole(self) -> list[Choice]:
         """Every continuation, once all have ended."""
         count = sum(len(prompt.readers) for prompt in self.prompts)
-        choices = [Choice() for _ in range(count)]
+        gathered = [Gathered() for _ in range(count)]
         async for pieces in self:
             for piece in pieces:
-                _add(choices[piece.choice], piece)
-        return choices
+                gathered[piece.choice].add(piece)
+        return [one.choice() for one in gathered]
 
     def output(self, prompt: int) -> RequestOutput:
         """All of one prompt that there is so far; its log-probabilities among it."""
@@ -214,26 +215,3 @@ class Run(AsyncIterator[list[Piece]]):
     def is_over(self) -> bool:
         """Whether nothing more comes."""
         return self._is_over
-
-
-def _add(choice: Choice, piece: Piece) -> None:
-    """Put a piece to what there is of its continuation."""
-    for event in piece.events:
-        match event:
-            case Content(text):
-                choice.content += text
-            case Reasoning(text):
-                choice.reasoning += text
-            case CallStart(_, call_id, name):
-                choice.calls.append(ToolCall(call_id, name, "", False))
-            case CallArguments(index, text):
-                call = choice.calls[index]
-                choice.calls[index] = ToolCall(call.call_id, call.name, call.arguments + text, False)
-            case CallEnd(index, complete):
-                call = choice.calls[index]
-                choice.calls[index] = ToolCall(call.call_id, call.name, call.arguments, complete)
-    choice.token_ids += piece.token_ids
-    if piece.logprobs is not None:
-        choice.logprobs = [*(choice.logprobs or ()), *piece.logprobs]
-    if piece.finish_reason is not None:
-        choice.finish_reason, choice.stop_reason = piece.finish_reason, piece.stop_reason

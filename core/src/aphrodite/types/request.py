@@ -63,6 +63,7 @@ class Sequence:
     num_adopted, num_published  of its blocks, how many came from the prefix cache, and how many can be found there
     arrival       its number among all sequences
     reads_cache   whether it may start from cached blocks
+    regime        which range of lengths it is in: keys and values of another one are not its own
     num_cached_tokens  tokens that came from the prefix cache when it first started; None before
     row, epoch    its place on the device; results of another epoch are not its own
     """
@@ -84,6 +85,7 @@ class Sequence:
     num_adopted: int = 0
     num_published: int = 0
     reads_cache: bool = True
+    regime: int = 0
     num_cached_tokens: int | None = None
     times: Times = field(default_factory=Times)
 
