@@ -92,7 +92,8 @@ class RequestState:
         for index, one in enumerate(self._continuations.values()):
             delta = one.delta(index, self._tokenizer)
             if delta is not None:
-                found += [replace(delta, index=copy) for copy in range(index, index + self._num_copies)]
+                found.append(delta)
+                found += [replace(delta, index=copy) for copy in range(index + 1, index + self._num_copies)]
         return found
 
     def _metrics(self) -> RequestMetrics | None:
