@@ -330,3 +330,21 @@ def test_strict_parameters_refuse_what_would_be_ignored(folder: Path) -> None:
     with serving(folder, strict_params=True) as server:
         check_error(complete(server, top_a=0.5), 400, "unsupported_parameter", "top_a")
         assert complete(server, top_a=0, tfs=1, top_k=-1, seed=-1).status_code == 200
+
+
+def test_prompts_that_wait_have_a_limit_together(folder: Path) -> None:
+    from tests.server.engine import ScriptedEngine
+
+    with serving(folder, ScriptedEngine(lambda request: [1.0, "stop"]), max_queued_tokens=100) as server:
+        import threading
+
+        first = threading.Thread(target=complete, args=(server,), kwargs={"prompt": [5] * 200})  # alone it may be more
+        first.start()
+        deadline = time.monotonic() + 5
+        while not server.engine.live and time.monotonic() < deadline:
+            time.sleep(0.01)
+        message = check_error(complete(server, prompt=[5] * 3), 429, "queue_full")
+        assert "200" in message and "100" in message
+        first.join()
+        assert complete(server, prompt=[5] * 3).status_code == 200
+        assert server.service.admission.num_taken == 0

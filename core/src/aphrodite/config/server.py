@@ -63,6 +63,9 @@ class ServerConfig(Section):
         "auto", "The same for its reasoning; with harmony, one name stands for both.", metavar="NAME"
     )
     max_queue: int = setting(512, "Most sequences that may wait beside those that run; more are answered 429.", low=0)
+    max_queue_tokens: int = setting(
+        1 << 20, "Most tokens of prompts that may wait; a request that finds more is answered 429."
+    )
     request_timeout: int = setting(0, "Seconds in which a request must be done; 0: no limit.", low=0)
     shutdown_timeout: int = setting(30, "Seconds that requests have to end in after SIGTERM.", low=0)
     engine_stall: int = setting(25, "Seconds without a sign of the engine after which the server is not ready.", low=7)

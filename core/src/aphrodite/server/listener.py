@@ -53,7 +53,12 @@ class Listener:
         loop = asyncio.get_running_loop()
         make = protocol_factory(self._config, self._state, self._limits, loop)
         for sock in self._sockets:
-            self._servers.append(await loop.create_server(make, sock=sock, ssl=self._tls, backlog=_BACKLOG))
+            handshake_s = None if self._tls is None else self._limits.head_s
+            self._servers.append(
+                await loop.create_server(
+                    make, sock=sock, ssl=self._tls, backlog=_BACKLOG, ssl_handshake_timeout=handshake_s
+                )
+            )
 
     async def stop(self, within_s: float) -> bool:
         """Accept no more, let what is under way end in that time, then cut it. Whether all has ended by itself."""

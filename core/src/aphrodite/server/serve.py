@@ -86,6 +86,7 @@ async def _serve(
     settings = ServiceSettings(
         names,
         config.scheduler.max_num_seqs + server.max_queue,
+        server.max_queue_tokens,
         server.request_timeout or None,
         server.strict_params,
         server.chat_template,

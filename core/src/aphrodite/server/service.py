@@ -43,6 +43,7 @@ class ServiceSettings:
 
     model_names     what clients may call the model; the first is shown
     max_sequences   most sequences in the engine and before it
+    max_queued_tokens  most tokens of prompts of which nothing has come yet
     request_timeout_s  a request must be done in that time; None: no limit
     strict_params   refuse parameters that would have no effect
     chat_template   in place of the model's own
@@ -51,6 +52,7 @@ class ServiceSettings:
 
     model_names: tuple[str, ...]
     max_sequences: int
+    max_queued_tokens: int = 1 << 20
     request_timeout_s: float | None = None
     strict_params: bool = False
     chat_template: str | None = None
@@ -181,6 +183,7 @@ class Service:
             raise self.unavailable()
         if self.is_draining:
             raise draining()
+        self._check_queued(sum(len(one.requests[0].prompt_token_ids) for one in prepared))
         reading = self.reading(model) if generation.chat is not None else PLAIN
         kept = reading.kept(generation.chat)
         prompts: list[Prompt] = []
@@ -203,6 +206,19 @@ class Service:
         self._desk_of(model).take_on([request for one in prepared for request in one.requests], run)
         self.metrics.prompt_tokens.inc(run.num_prompt_tokens)
         return run
+
+    def _check_queued(self, num_tokens: int) -> None:
+        """ApiError if so many more tokens of prompts would be too many to wait. One request alone never is."""
+        queued = sum(run.num_prompt_tokens for run in self.runs if run.first_piece_s is None)
+        if queued and queued + num_tokens > self.settings.max_queued_tokens:
+            self.metrics.refused.inc()
+            raise ApiError(
+                429,
+                "queue_full",
+                f"prompts of {queued} tokens wait, and {num_tokens} more would be over the limit of "
+                f"{self.settings.max_queued_tokens}: try again later",
+                retry_after_s=self.admission.drained_in_s(1),
+            )
 
     def reading(self, model: Model) -> Reading:
         """How its answers are read; found out once."""
