@@ -125,6 +125,7 @@ def gauges(server: Running) -> dict[str, float]:
     return {name.partition("{")[0].removeprefix("aphrodite:"): float(value) for name, value in pairs}
 
 
+@pytest.mark.slow
 def test_the_death_of_the_engine_is_an_error_at_once_and_soon_over(
     server: Running, client: openai.OpenAI, truth: LLM
 ) -> None:
@@ -167,6 +168,7 @@ def test_the_death_of_the_engine_is_an_error_at_once_and_soon_over(
         assert httpx.get(f"{server.url}/health").json()["restarts"] == round_ + 1
 
 
+@pytest.mark.slow
 def test_a_hung_engine_is_seen_and_its_return_too(model: Path, tmp_path: Path) -> None:
     with running(model, tmp_path / "log", *FLAGS, "--engine-stall", "7") as server:
         pid = server.engine_pid
@@ -182,6 +184,7 @@ def test_a_hung_engine_is_seen_and_its_return_too(model: Path, tmp_path: Path) -
         assert server.ready(10) < 10
 
 
+@pytest.mark.slow
 def test_sigterm_lets_what_has_begun_end_and_exits_0(model: Path, tmp_path: Path) -> None:
     with running(model, tmp_path / "log", *FLAGS, "--max-num-seqs", "2") as server:
         pid = server.engine_pid
