@@ -24,6 +24,8 @@ def run(args: argparse.Namespace) -> int:
     from aphrodite.engine.llm import LLM
 
     with LLM(args.model, progress=progress(args.quiet), **settings) as llm:
+        if not args.quiet:
+            print(llm.blueprint.summary, file=sys.stderr)
         outputs = llm.generate(prompts, sampling, progress=progress(args.quiet))
         has_text = llm.tokenizer is not None
     failed = [
