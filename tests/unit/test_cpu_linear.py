@@ -12,8 +12,8 @@ from aphrodite.ops.kernel import Dims, Extent
 from aphrodite.ops.linear import linear
 from aphrodite.platform.dtypes import torch_dtype
 from aphrodite.platform.layout import Packed
-from aphrodite_cpu import kernels
-from aphrodite_cpu.kernels import LINEAR, ONEDNN, bind_linear, onednn_dtypes
+from aphrodite_cpu import linear as cpu
+from aphrodite_cpu.linear import LINEAR, ONEDNN, onednn_dtypes
 from tests.unit.ops.truth import exact, truth
 
 
@@ -25,7 +25,7 @@ def product(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, num: in
     args = {"out": out, "x": x, "w": packed, "bias": bias}
     facts = {"dtype": "f32" if x.dtype == torch.float32 else "bf16"}
     site = SimpleNamespace(args=args, facts=facts, bounds=Dims(T=len(x)), extents={"x": Extent("T")})
-    bind_linear(cast("Any", site))(Dims(T=num))
+    cpu.bind(cast("Any", site))(Dims(T=num))
     return out
 
 
@@ -50,9 +50,9 @@ def test_products_of_any_size(dtype: str, rows: int, n: int, k: int, biased: boo
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("plain", [False, True])
 def test_many_rows_in_pieces_or_of_plain_weights(plain: bool, biased: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_PIECE_ROWS", 3)
-    monkeypatch.setattr(kernels, "_PLAIN_ROWS", 8 if plain else 9)
-    monkeypatch.setattr(kernels, "_plain_is_faster", lambda dtype, shape: True)
+    monkeypatch.setattr(cpu, "_PIECE_ROWS", 3)
+    monkeypatch.setattr(cpu, "_PLAIN_ROWS", 8 if plain else 9)
+    monkeypatch.setattr(cpu, "_plain_is_faster", lambda dtype, shape: True)
     for rows in (1, 3, 7, 8):
         test_products_of_any_size("f32", rows, 17, 9, biased)
 

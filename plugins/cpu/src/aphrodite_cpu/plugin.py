@@ -23,12 +23,15 @@ def aphrodite_platforms(reg: Registrar) -> None:
 
 @hookimpl
 def aphrodite_kernels(reg: Registrar) -> None:
-    """Native kernels, attention on torch's fused one, and products of packed weights where torch has them."""
-    from aphrodite_cpu.kernels import KERNELS, LINEAR, ONEDNN, onednn_dtypes
+    """Native kernels, compositions of torch's, and products of packed weights where torch has them."""
+    from aphrodite_cpu.kernels import KERNELS
+    from aphrodite_cpu.linear import LINEAR, ONEDNN, onednn_dtypes
+    from aphrodite_cpu.moe import EXPERTS
 
     if onednn_dtypes():
         reg.weight_layout(ONEDNN)
         reg.kernel(LINEAR)
+        reg.kernel(EXPERTS)
     for kernel in KERNELS:
         reg.kernel(kernel)
 
