@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from aphrodite.plugin import DeviceInfo, UsageError
 from aphrodite_cpu.machine import THREADS, choose_threads, cpu_quota, flags, model_name
-from aphrodite_cpu.platform import HostDevice, make
+from aphrodite_cpu.platform import HostDevice, HostMemory, make
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -124,3 +125,16 @@ def test_the_platform_says_how_many_threads_it_takes() -> None:
     platform = make(DeviceInfo("cpu", "any"))
     (note,) = platform.limits.notes
     assert note.startswith(f"{platform.device.num_threads} thread") and "affinity" in note  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc")
+def test_zeroed_host_memory_is_not_taken_before_it_is_used() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    cache = HostMemory(torch.device("cpu")).zeros((256 << 20,), "f32")
+    assert resident() - before < 64 << 20, "1 GiB of zeros"
+    assert isinstance(cache, torch.Tensor) and cache.data_ptr() % 256 == 0
+    assert cache.shape == (256 << 20,)
+    assert not cache[:: 1 << 20].any() and cache.dtype == torch.float32

@@ -87,6 +87,20 @@ def test_the_noise_is_that_of_the_reference_in_blocks_and_alone(monkeypatch: pyt
     assert expected.max() < cpu._HIGHEST
 
 
+def test_the_noise_of_a_row_has_the_same_bits_in_any_batch() -> None:
+    for vocab in (41, 2003, 40_000):
+        args = same.randomness(9, seed=vocab)
+        key = [args["seed"], args["position"], args["child"]]
+        together = torch.zeros(9, vocab)
+        philox.add_gumbel(together, *key)
+        some = torch.randint(0, vocab, (9, 37), generator=torch.Generator().manual_seed(vocab))
+        assert torch.equal(philox.gumbel(some, *key), together.gather(1, some))
+        for row in range(9):
+            alone = torch.zeros(1, vocab)
+            philox.add_gumbel(alone, *(part[row : row + 1] for part in key))
+            assert torch.equal(alone[0], together[row])
+
+
 def test_a_row_draws_the_same_whatever_its_neighbours_need() -> None:
     g = torch.Generator().manual_seed(1)
     logits = torch.randn(40, 3000, generator=g) * torch.logspace(-1, 1.5, 40)[:, None]

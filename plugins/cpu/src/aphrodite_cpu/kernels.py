@@ -6,6 +6,7 @@ import aphrodite_kernels_cpu as native
 from aphrodite.plugin import NATIVE, Binding, C, Dims, Flag, Kernel, Run
 from aphrodite_cpu.attention import ATTENTION
 from aphrodite_cpu.logits import LOGITS
+from aphrodite_cpu.rope import ROPE
 from aphrodite_cpu.sampling import SAMPLING
 
 _STABLE = Flag.RUN_STABLE | Flag.BATCH_INVARIANT | Flag.SHAPE_STABLE
@@ -51,6 +52,7 @@ KERNELS = (
     ),
     Kernel("act_mul@1", "cpu.act_mul", bind=bind_act_mul, where=C(dtype=_DTYPES), tier=NATIVE, flags=_STABLE),
     ATTENTION,
+    ROPE,
     *LOGITS,
     *SAMPLING,
 )

@@ -19,7 +19,7 @@ Tensor = torch.Tensor
 _HIGHEST = 33 * math.log(2) + 0.01  # no noise is above 33 ln 2, that of the smallest word
 _FEW = 6  # a gathered token costs as much as six in a row: it makes three words in vain
 _TOGETHER = 1024  # candidates of rows that are computed side by side
-_LANES = 32  # a row's tokens start at a multiple of it, so that all are rounded alike
+_LANES = 32  # a row's tokens start at a multiple of it, as memory is laid out for vectors
 _HALVES = 9  # of a range of about 20, in logarithms
 _HEAP = 1024  # the most tokens that a heap finds faster than a selection
 
@@ -188,8 +188,9 @@ def _likeliest(scores: Tensor, num: int) -> tuple[Tensor, Tensor]:
 
 _DTYPES = {"f32", "bf16", "f16"}
 _DRAW = {"forced", "temperature", "seed", "position", "child", "top_k", "top_p", "min_p"}
-_FLAGS = Flag.ALLOCATES | Flag.RUN_STABLE
+_ALWAYS = Flag.ALLOCATES | Flag.RUN_STABLE
+_ALONE = _ALWAYS | Flag.BATCH_INVARIANT | Flag.SHAPE_STABLE
 SAMPLING = (
-    Kernel("sample@1", "cpu.sample", fn=sample, where=C(dtype=_DTYPES, features=_DRAW), tier=PORTABLE, flags=_FLAGS),
-    Kernel("logprobs@1", "cpu.logprobs", fn=logprobs, where=C(dtype=_DTYPES), tier=PORTABLE, flags=_FLAGS),
+    Kernel("sample@1", "cpu.sample", fn=sample, where=C(dtype=_DTYPES, features=_DRAW), tier=PORTABLE, flags=_ALONE),
+    Kernel("logprobs@1", "cpu.logprobs", fn=logprobs, where=C(dtype=_DTYPES), tier=PORTABLE, flags=_ALWAYS),
 )
