@@ -19,10 +19,12 @@ from typing import Any
 import pluggy
 
 from aphrodite import plugin
-from aphrodite.cli.flags import engine_groups
+from aphrodite.cli.command import COMMON
+from aphrodite.cli.commands import COMMANDS
+from aphrodite.config import env
+from aphrodite.config.table import GROUPS, Entry, Kind
 from aphrodite.discovery import hooks
 from aphrodite.ops.table import COMPOSITES, OPS
-from aphrodite.types.sampling_params import parameters
 
 ROOT = Path(__file__).parent.parent
 SNAPSHOT = ROOT / "tests/contracts/contract.txt"
@@ -97,30 +99,51 @@ def reference_page() -> str:
     """docs/reference.md"""
     parts = [
         NOTE,
-        "# Settings and parameters\n",
-        "The same tables make the Python class, the flags of the command line and this page.\n",
-        "## Sampling parameters\n",
-        "| name | default | legal | meaning |",
-        "|---|---|---|---|",
+        "# Settings, parameters and flags\n",
+        "One table makes the Python classes, the flags of the [command line](cli.md), the keys of a YAML file and\n"
+        "this page. A setting is an argument of `LLM(...)`, a sampling parameter one of `SamplingParams(...)`.",
     ]
-    for item in parameters():
-        rule = item.metadata["rule"]
-        default = item.metadata["default"]
-        legal = rule.legal + (" or None" if rule.optional else "")
-        parts.append(f"| `{item.name}` | `{default}` | {legal} | {item.metadata['doc']} |")
-    for title, items in engine_groups().items():
-        parts += [f"\n## {title.capitalize()}\n", "| setting | flag | default | meaning |", "|---|---|---|---|"]
-        for item in items:
-            flag = "--" + item.metadata.get("flag", item.name).replace("_", "-")
-            default = item.default if item.default is not dataclasses.MISSING else "{}"
-            parts.append(f"| `{item.name}` | `{flag}` | `{default!r}` | {item.metadata['doc']} |")
-    parts.append(
-        "\n## Environment\n\n| variable | meaning |\n|---|---|\n"
-        "| `APHRODITE_TARGET_DEVICE` | the device, when neither argument nor flag names one |\n"
-        "| `APHRODITE_PLUGINS` | the plugin policy, when neither argument nor flag gives one |\n"
-        "| `APHRODITE_CACHE` | folder for downloaded models |"
-    )
+    for group in GROUPS:
+        title = group.name.capitalize() + (" parameters" if group.mapping else "")
+        where = f", under `{group.mapping}` in a file" if group.mapping else ""
+        parts += [f"\n## {title}\n", f"{group.about[0].upper()}{group.about[1:]}{where}.\n"]
+        parts += ["| name | flag | default | legal | meaning |", "|---|---|---|---|---|"]
+        parts += [_row(entry) for entry in group.entries]
+    parts += ["\n## Commands\n", "| command | does |", "|---|---|"]
+    parts += [f"| `aphrodite {command.name}` | {command.about} |" for command in COMMANDS]
+    parts += ["\nEvery command takes:\n", *_options(COMMON.entries)]
+    for command in COMMANDS:
+        groups = ", ".join(f"[{group.name}](#{_anchor(group.name)})" for group in command.groups)
+        parts += [f"\n### `aphrodite {command.name}`\n", f"{command.description} Settings: {groups}.\n"]
+        parts += _options(command.own.entries) if command.own.entries else ["It has no options of its own."]
+    parts += ["\n## Environment\n", "| variable | meaning |", "|---|---|"]
+    parts += [f"| `{name}` | {about} |" for name, about in env.VARIABLES.items()]
     return "\n".join(parts) + "\n"
+
+
+def _anchor(group: str) -> str:
+    return "sampling-parameters" if group == "sampling" else group
+
+
+def _row(entry: Entry) -> str:
+    flag = f"`{_flag(entry)}`" if entry.flag else "the first word"
+    meaning = entry.doc + (f" Environment: `{entry.env}`." if entry.env else "")
+    return _cells(f"`{entry.name}`", flag, f"`{entry.default_of({})}`", entry.legal, meaning)
+
+
+def _cells(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _options(entries: tuple[Entry, ...]) -> list[str]:
+    rows = [_cells(f"`{_flag(entry)}`", f"`{entry.default_of({})}`", entry.doc) for entry in entries]
+    return ["| option | default | meaning |", "|---|---|---|", *rows]
+
+
+def _flag(entry: Entry) -> str:
+    if entry.kind is Kind.SWITCH:
+        return f"{entry.flag}, --no-{str(entry.flag)[2:]}"
+    return f"{entry.flag} {entry.metavar}"
 
 
 def _hooks() -> Iterator[tuple[str, Any]]:

@@ -99,7 +99,7 @@ def main() -> None:
         start = time.perf_counter()
         with LLM(folder, device="proto", load_format="dummy", max_model_len=1024, max_num_seqs=64) as llm:
             print(f"loaded in {time.perf_counter() - start:.1f} s; read {bandwidth / 1e9:.0f} GB/s")
-            graphs = llm._engine._runner._graphs
+            graphs = llm._local.engine._runner._graphs
             captures = graphs._graphs
             generator = torch.Generator().manual_seed(0)
             for batch in (1, 16, 64):
@@ -107,7 +107,7 @@ def main() -> None:
                 seen = []
                 for mode in ("eager", "graphs", "overlap"):
                     graphs._graphs = None if mode == "eager" else captures
-                    llm._engine._steps_in_flight = int(mode == "overlap")
+                    llm._local.engine._steps_in_flight = int(mode == "overlap")
                     times = []
                     for _ in range(2 if mode == "eager" else 5):
                         many, tokens = generate(llm, prompts, 256)

@@ -16,7 +16,7 @@ import torch
 
 from aphrodite.models.registry import FAMILIES
 from aphrodite.models.rope import _SCALINGS, DEFAULT
-from tests.support.checkpoints import Checkpoints
+from tests.support.checkpoints import WITHOUT_A_PAGE, Checkpoints
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```\w+ file=(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -41,8 +41,12 @@ def test_the_walk_links_to_the_files_it_speaks_of() -> None:
 
 
 def test_the_page_of_models_lists_what_is_read() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/models.md").read_text(), re.MULTILINE)
+    text = (ROOT / "docs/models.md").read_text()
+    pages, modules = re.split(r"^## Without a page.*", text, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \|", pages, re.MULTILINE)
     assert sorted(rows) == sorted([*FAMILIES, DEFAULT, *_SCALINGS])
+    tested = [name for row in re.findall(r"^\| `.*?\|", modules, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(tested) == sorted(family.model.__name__ for family in WITHOUT_A_PAGE.values())
 
 
 @pytest.fixture

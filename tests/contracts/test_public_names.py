@@ -11,10 +11,12 @@ import aphrodite
 
 PUBLIC = {
     "AphroditeError",
+    "AsyncEngine",
     "CompletionOutput",
     "EngineConfig",
     "LLM",
     "Logprob",
+    "RequestMetrics",
     "RequestOutput",
     "SamplingParams",
     "__version__",

@@ -37,7 +37,7 @@ def folders_of_distributions(repository: Path) -> list[Path]:
 def files_of(repository: Path) -> Iterator[Path]:
     """The project's files, without what tools leave."""
     names = [path for path in repository.iterdir() if path.name in TOP_LEVEL or path.name == ".ci"]
-    names += [path for path in repository.iterdir() if path.is_file() and path.name.startswith(".")]
+    names += [path for path in repository.glob(".*") if path.is_file() and path.name != ".git"]  # a worktree has one
     for top in names:
         for path in [top] if top.is_file() else sorted(top.rglob("*")):
             if path.is_file() and not {"__pycache__", "build", "_skbuild"}.intersection(path.parts):

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
+import logging
 import re
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from aphrodite.cli.main import main
 from tests.support.checkpoints import Checkpoints, edit_json
-
-
-@dataclass(frozen=True)
-class Run:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def aphrodite(*arguments: object, **env: str) -> Run:
-    """Run the command line in this process: importing torch for each case would take minutes."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        for name, value in env.items():
-            patch.setenv(name, value)
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as end:  # argparse
-            code = int(end.code or 0)
-    return Run(code, out.getvalue(), err.getvalue())
+from tests.support.cli import aphrodite, refused
 
 
 def test_the_installed_command_runs_in_a_process_of_its_own(model: Path) -> None:
@@ -114,17 +92,6 @@ def test_explain_needs_no_weights(model: Path, tmp_path: Path) -> None:
     assert aphrodite("explain", tmp_path).returncode == 0
 
 
-def refused(run: Run, code: int, *parts: str) -> None:
-    """The command ended with this code and one line that says these things."""
-    assert run.returncode == code, (run.stdout, run.stderr)
-    assert run.stdout == ""
-    lines = [line for line in run.stderr.splitlines() if not line.startswith("usage:") and "  " not in line[:2]]
-    assert len([line for line in lines if "error:" in line]) == 1, run.stderr
-    assert "Traceback" not in run.stderr
-    for part in parts:
-        assert part in run.stderr, (part, run.stderr)
-
-
 def test_wrong_usage_exits_with_2(model: Path) -> None:
     refused(aphrodite("generate", model), 2, "--prompt")
     refused(aphrodite("generate", model, "--prompt", "a", "--temperature", -1), 2, "temperature", ">= 0", "-1")
@@ -194,3 +161,17 @@ def test_logits_that_are_no_numbers_fail_the_command(model: Path, tmp_path: Path
 @pytest.mark.parametrize("name", ["~nosuchuser/x", "x" * 5000, "a\0b"])
 def test_a_name_that_is_no_path_is_one_line(name: str) -> None:
     refused(aphrodite("generate", name, "--prompt", "a"), 4, name[:1])
+
+
+def test_the_log_goes_to_standard_error_at_the_level_of_the_variable(model: Path) -> None:
+    flags = ("generate", model, "--token-ids", "1,5", "--max-tokens", 1, "--fallback", "warn", "--plugins", "none")
+    run = aphrodite(*flags)
+    assert run.returncode == 0
+    assert run.stderr.startswith("aphrodite: warning: ") and "torch form" in run.stderr
+    assert aphrodite(*flags, APHRODITE_LOG="ERROR").stderr == ""
+    assert "torch form" in aphrodite(*flags, "--log-level", "info", APHRODITE_LOG="ERROR").stderr
+    assert logging.getLogger("aphrodite").handlers == []  # nothing stays behind in the program that called
+
+
+def test_a_wrong_parameter_is_refused_before_the_model_is_touched(tmp_path: Path) -> None:
+    refused(aphrodite("generate", tmp_path / "absent", "--prompt", "a", "--top-p", 2), 2, "top_p must be", "2.0")

@@ -89,31 +89,56 @@ class Callback:
 
     def __init__(self, call: Any) -> None:
         self._call = call
-        self.error: Exception | None = None
+        self._called = False
 
     def start(self, label: str, total: int, unit: str) -> None:
         pass
 
     def advance(self, amount: int) -> None:
-        if self.error is None:
-            try:
-                self._call()
-            except UsageError as error:
-                self.error = error
+        if not self._called:
+            self._called = True
+            self._call()
 
     def finish(self) -> None:
         pass
 
 
-def test_close_from_inside_generate_is_refused_and_harms_nothing(model: str) -> None:
+def slow(llm: LLM) -> LLM:
+    """The same, a step of which takes 20 ms and more."""
+    step = llm._local.engine.step
+
+    def slowly() -> Any:
+        time.sleep(0.02)
+        return step()
+
+    llm._local.engine.step = slowly  # type: ignore[method-assign]
+    return llm
+
+
+def test_generate_may_be_called_from_inside_generate(model: str) -> None:
     with LLM(model) as llm:
-        callback = Callback(llm.close)
+        inner: list[Any] = []
+        callback = Callback(lambda: inner.append(llm.generate([[1, 2, 3]], GREEDY)))
         output = llm.generate([[1, 2, 3]], GREEDY, progress=callback)
-        assert len(output[0].outputs[0].token_ids) == 4
-        assert "inside generate" in str(callback.error)
-        nested = Callback(lambda: llm.generate([[1]], GREEDY))
-        llm.generate([[1, 2, 3]], GREEDY, progress=nested)
-        assert "inside generate" in str(nested.error)
+        assert inner and inner[0][0].outputs[0].token_ids == output[0].outputs[0].token_ids
+
+
+def test_close_ends_what_still_runs(model: str) -> None:
+    """From inside generate, and from another thread: the call that runs is refused, and nothing hangs."""
+    long = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
+    for device in DEVICES:
+        llm = slow(LLM(model, device=device))
+        stream = llm.stream([1, 2, 3], long)
+        next(stream)
+        closer = threading.Thread(target=llm.close)
+        closer.start()
+        with pytest.raises(UsageError, match="closed while the request ran"):
+            for _ in stream:
+                pass
+        closer.join()
+        llm = slow(LLM(model, device=device))
+        with pytest.raises(UsageError, match="closed while the request ran"):
+            llm.generate([[1, 2, 3]], long, progress=Callback(llm.close))
 
 
 def test_a_closed_llm_says_so_and_may_be_closed_again(model: str) -> None:

@@ -19,6 +19,7 @@ from aphrodite import LLM, SamplingParams, errors
 from aphrodite.types.sampling_params import parameters
 from tests.support.checkpoints import VOCAB_SIZE, Checkpoints, edit_json, write_json
 from tests.support.devices import DEVICES, require
+from tests.support.engines import check_idle
 from tests.support.reference import Reference
 
 EXIT_CODES = {
@@ -146,17 +147,17 @@ def test_config_that_is_a_folder_is_refused(folder: Path) -> None:
 
 
 CONFIG_FAULTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "unknown architecture": ({"architectures": ["MambaForCausalLM"]}, ("MambaForCausalLM", "LlamaForCausalLM")),
+    "unknown architecture": ({"architectures": ["MambaForCausalLM"]}, ("MambaForCausalLM", "recurrent state")),
     "no architecture": ({"architectures": None}, ("architectures", "None")),
     "empty architectures": ({"architectures": []}, ("architectures", "[]")),
     "architecture no list": ({"architectures": "LlamaForCausalLM"}, ("architectures", "'LlamaForCausalLM'")),
     "rope type": (
-        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0}},
-        ("rope_type", "'yarn'", "llama3"),
+        {"rope_parameters": {"rope_type": "spiral", "rope_theta": 10000.0, "factor": 4.0}},
+        ("rope_type", "'spiral'", "llama3"),
     ),
     "old rope type": (
-        {"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
-        ("'dynamic'", "linear", "llama3"),
+        {"rope_parameters": None, "rope_scaling": {"type": "spiral", "factor": 2.0}},
+        ("'spiral'", "linear", "llama3"),
     ),
     "rope no object": ({"rope_parameters": [1]}, ("rope_parameters", "[1]", "object")),
     "rope without factor": ({"rope_parameters": {"rope_type": "llama3"}}, ("rope_parameters", "factor")),
@@ -573,6 +574,8 @@ PARAMETERS: dict[str, tuple[Any, ...]] = {
     "max_tokens": (0, -1, 2**31, 1.5, NAN, INF, "16", True),
     "min_tokens": (-1, 2**31, 1.5, NAN, INF, None, "1", True),
     "stop_token_ids": (5, "5", [-1], [1.0], ["a"], [True], [None], {1}, [NAN]),
+    "stop": (5, "", [""], ["a", ""], [None], ["x" * 257], ["x"] * 17, "\ud800", {"a"}, True),
+    "include_stop_str_in_output": (None, 0, 1, "true", NAN),
     "ignore_eos": (None, 0, 1, "true", NAN),
     "logprobs": (-1, 21, 1.0, NAN, INF, "5", True),
     "prompt_logprobs": (-1, 21, 1.0, NAN, INF, "5", False),
@@ -611,6 +614,7 @@ def test_legal_range_is_in_the_message() -> None:
         ("logprobs", 21, ("0..20", "None")),
         ("prompt_logprobs", 21, ("0..20", "None")),
         ("stop_token_ids", [-1], ("token ids",)),
+        ("stop", [""], ("at most 16 texts", "1 to 256 bytes")),
         ("ignore_eos", 1, ("true or false",)),
         ("skip_special_tokens", 1, ("true or false",)),
     ):
@@ -661,8 +665,7 @@ PROMPTS: dict[str, tuple[Any, tuple[str, ...]]] = {
 
 def still_alive(llm: LLM) -> None:
     """The engine's books balance and it generates as ever."""
-    llm._engine.check()
-    assert not llm._engine.has_work
+    check_idle(llm)
     params = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
     assert [o.outputs[0].token_ids for o in llm.generate([GOOD, GOOD], params)] == [expected_tokens(llm)] * 2
 

@@ -14,8 +14,8 @@ from aphrodite import SamplingParams
 from aphrodite.errors import CheckpointError
 from aphrodite.weights import load as loading
 from tests.support.checkpoints import Checkpoints
-from tests.support.engines import engine, watch_preemption
-from tests.support.parity import check_half_precision, check_parity, random_prompts
+from tests.support.engines import engine
+from tests.support.parity import check_half_precision, check_parity, check_preempted, random_prompts
 from tests.support.reference import Reference
 
 Load = Callable[..., Reference]
@@ -85,13 +85,8 @@ def test_every_token_and_log_probability_is_that_of_transformers(
 def test_preempted_sequences_compute_the_same_tokens_again(
     name: str, device: str, checkpoints: Checkpoints, reference: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    preempted = watch_preemption(monkeypatch)
     folder = checkpoints.make(**CONFIGS[name])
-    prompts = random_prompts((15, 16, 1, 30, 13, 31), seed=4)
-    settings = {"max_model_len": 64, "cache_tokens": 64, "max_num_batched_tokens": 24}
-    with engine(folder, device, **settings) as llm:
-        check_parity(llm, reference(folder), prompts, num_tokens=12, label=f"{name}, preemption, {device}")
-    assert any(drawn > 0 for drawn in preempted), "the cache was not small enough to preempt a decoding sequence"
+    check_preempted(folder, device, reference(folder), monkeypatch, label=name)
 
 
 # Every token goes to every expert here. With a choice, a token near the border between two goes to another one in

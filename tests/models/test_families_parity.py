@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.support.checkpoints import Checkpoints
-from tests.support.engines import engine, watch_preemption
-from tests.support.parity import check_half_precision, check_parity, random_prompts
+from tests.support.engines import cache_groups, engine
+from tests.support.parity import check_half_precision, check_parity, check_preempted, random_prompts
 from tests.support.reference import Reference
 
 Load = Callable[..., Reference]
@@ -134,21 +134,15 @@ def test_layers_are_grouped_by_their_window(checkpoints: Checkpoints) -> None:
     }
     for name, groups in wanted.items():
         with engine(checkpoints.make(**CONFIGS[name]), "cpu") as llm:
-            found = [(group.kind, group.window, len(group.layers)) for group in llm.blueprint.sizes.kv.groups]
-        assert found == groups, name
+            assert cache_groups(llm) == groups, name
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_preempted_sequences_compute_the_same_tokens_again(
     name: str, device: str, checkpoints: Checkpoints, reference: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    preempted = watch_preemption(monkeypatch)
     folder = checkpoints.make(**CONFIGS[name])
-    prompts = random_prompts((15, 16, 1, 30, 13, 31), seed=4)
-    settings = {"max_model_len": 64, "cache_tokens": 64, "max_num_batched_tokens": 24}
-    with engine(folder, device, **settings) as llm:
-        check_parity(llm, reference(folder), prompts, num_tokens=12, label=f"{name}, preemption, {device}")
-    assert any(drawn > 0 for drawn in preempted), "the cache was not small enough to preempt a decoding sequence"
+    check_preempted(folder, device, reference(folder), monkeypatch, label=name)
 
 
 # Largest difference allowed from Transformers computing in the same type, and from float32.

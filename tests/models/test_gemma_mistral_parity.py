@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.support.checkpoints import Checkpoints
-from tests.support.engines import engine, watch_preemption
-from tests.support.parity import check_half_precision, check_parity, compare_forced, random_prompts
+from tests.support.engines import cache_groups, engine
+from tests.support.parity import check_half_precision, check_parity, check_preempted, random_prompts
 from tests.support.reference import Reference
 
 Load = Callable[..., Reference]
@@ -42,6 +42,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mistral: a window of one block": {**MISTRAL, "sliding_window": 16},
     "mistral: a window of several blocks": {**MISTRAL, "sliding_window": 48},
     "mistral: a token sees itself and one more": {**MISTRAL, "sliding_window": 2},
+    "mistral: a token sees itself alone": {**MISTRAL, "sliding_window": 1},
     "mistral: a window larger than all": {**MISTRAL, "sliding_window": 4096},
     "mistral: no window": {**MISTRAL, "sliding_window": None},
     "mistral: config without a window": {**MISTRAL, "sliding_window": 4096, "without": ("sliding_window",)},
@@ -64,12 +65,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "gemma 2: no caps": {**GEMMA2, "attn_logit_softcapping": None, "final_logit_softcapping": None},
     "gemma 2: full layers first": {**GEMMA2, "layer_types": ["full_attention", "full_attention", "sliding_attention"]},
     "gemma 2: sliding layers alone": {**GEMMA2, "layer_types": ["sliding_attention"] * 3},
+    "gemma 2: full layers alone, and a window for none": {**GEMMA2, "layer_types": ["full_attention"] * 3},
     "gemma 2: biases, a head of its own": {**GEMMA2, "attention_bias": True, "tie_word_embeddings": False},
     "gemma 2: one key head": {**GEMMA2, **ONE_KEY_HEAD},
     "gemma 2: old config": {**GEMMA2, "old_style": "rope_type", "without": ("layer_types",)},
     "gemma 3": GEMMA3,
     "gemma 3: full layers stretched": {**GEMMA3, "rope_parameters": STRETCHED},
     "gemma 3: capped logits": {**GEMMA3, "final_logit_softcapping": 5.0},
+    "gemma 3: full layers alone, and a window for none": {**GEMMA3, "layer_types": ["full_attention"] * 4},
     "gemma 3: one key head, biases, a head of its own": {
         **GEMMA3,
         **ONE_KEY_HEAD,
@@ -114,16 +117,7 @@ def test_layers_are_grouped_by_their_window(checkpoints: Checkpoints) -> None:
     }
     for name, groups in wanted.items():
         with engine(checkpoints.make(**CONFIGS[name]), "cpu") as llm:
-            found = [(group.kind, group.window, len(group.layers)) for group in llm.blueprint.sizes.kv.groups]
-        assert found == groups, name
-
-
-def test_a_window_of_one_token(device: str, checkpoints: Checkpoints, reference: Load) -> None:
-    # Transformers' own cache keeps everything here (it drops all but the last 0), so that what it generates is not what
-    # its uncached forward pass says; the latter is the truth.
-    folder = checkpoints.make(**{**MISTRAL, "sliding_window": 1})
-    with engine(folder, device) as llm:
-        compare_forced(llm, reference(folder), random_prompts(SEVERAL, seed=1), 8)
+            assert cache_groups(llm) == groups, name
 
 
 CUTS: dict[str, dict[str, Any]] = {
@@ -148,13 +142,8 @@ def test_mixed_batch_is_right_however_it_is_cut(
 def test_preempted_sequences_compute_the_same_tokens_again(
     name: str, device: str, checkpoints: Checkpoints, reference: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    preempted = watch_preemption(monkeypatch)
     folder = checkpoints.make(**CONFIGS[name])
-    prompts = random_prompts((15, 16, 1, 30, 13, 31), seed=4)
-    settings = {"max_model_len": 64, "cache_tokens": 64, "max_num_batched_tokens": 24}
-    with engine(folder, device, **settings) as llm:
-        check_parity(llm, reference(folder), prompts, num_tokens=16, label=f"{name}, preemption, {device}")
-    assert any(drawn > 0 for drawn in preempted), "the cache was not small enough to preempt a decoding sequence"
+    check_preempted(folder, device, reference(folder), monkeypatch, label=name)
 
 
 @pytest.mark.parametrize("name", SUBJECTS[1:])

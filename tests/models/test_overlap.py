@@ -18,6 +18,7 @@ from aphrodite.types.outputs import RequestOutput
 from aphrodite_toy import linear
 from tests.support.checkpoints import Checkpoints
 from tests.support.devices import block_size
+from tests.support.engines import check_idle
 from tests.support.parity import random_prompts
 
 PREFIX = random_prompts((40,), seed=71)[0]
@@ -127,7 +128,7 @@ def test_a_failed_step_is_run_again_and_nobody_notices(
     with engine(folder, "toy", steps_in_flight=steps_in_flight) as llm:
         assert told(llm.generate(PROMPTS, PARAMS)) == expected
         assert caplog.text.count("FloatingPointError: boiling") == len(calls)
-        llm._engine.check()
+        check_idle(llm)
 
 
 def test_a_step_that_fails_twice_is_an_error_and_the_engine_lives(
@@ -139,7 +140,7 @@ def test_a_step_that_fails_twice_is_an_error_and_the_engine_lives(
             patch.setattr("aphrodite_toy.attention._gather", lambda *args: 1 / 0)
             with pytest.raises(DeviceError, match=r"toy\.attention at \S+ failed on toy: ZeroDivisionError"):
                 llm.generate(PROMPTS, PARAMS)
-        assert not llm._engine.has_work
+        check_idle(llm)
         assert told(llm.generate(PROMPTS, PARAMS)) == expected
 
 
@@ -166,18 +167,18 @@ def test_rows_are_rebuilt_from_the_host_at_any_time(
     """After every few steps the rows are filled with rubbish and the engine is told that the device forgot them."""
     with engine(folder, device, steps_in_flight=steps_in_flight) as llm:
         expected = told(llm.generate(PROMPTS, PARAMS))
-        step, count = llm._engine.step, [0]
-        runner: Any = llm._engine._runner
+        step, count = llm._local.engine.step, [0]
+        runner: Any = llm._local.engine._runner
 
         def forgetful() -> Any:
             count[0] += 1
             if count[0] % 4 == 0:
-                llm._engine.recover()
+                llm._local.engine.recover()
                 rubbish = np.full(len(runner._rows.fields) * 7, 0x2BADBAD, np.int32)
                 runner._write(runner._programs.updates, np.arange(len(rubbish), dtype=np.int32), rubbish)
             return step()
 
-        monkeypatch.setattr(llm._engine, "step", forgetful)
+        monkeypatch.setattr(llm._local.engine, "step", forgetful)
         assert told(llm.generate(PROMPTS, PARAMS)) == expected
         assert count[0] > 12
 
@@ -213,7 +214,7 @@ def test_a_row_that_is_no_number_fails_alone(poisoned: Path, device: str, steps_
             assert [place for place, end in enumerate(ends) if end == "error"] == [0, 4, 8]
             others = [output for place, output in enumerate(outputs) if place not in (0, 4, 8)]
             assert told(others) == expected
-        llm._engine.check()
+        check_idle(llm)
 
 
 def test_blocks_that_held_no_numbers_are_zeroed_before_the_next_step(poisoned: Path) -> None:
@@ -229,7 +230,7 @@ def test_blocks_that_held_no_numbers_are_zeroed_before_the_next_step(poisoned: P
 def _storage(llm: LLM) -> list[torch.Tensor]:
     """Keys and values of every layer, [block, ...], as the kernels have them."""
     found = []
-    for run in llm._engine._runner._programs.zeroing[0]._bound.values():
+    for run in llm._local.engine._runner._programs.zeroing[0]._bound.values():
         cells = [cell.cell_contents for cell in run.__closure__ or ()]
         for fixed in (cell for cell in cells if isinstance(cell, dict) and "cache" in cell):
             found += list(fixed["cache"].canonical())

@@ -13,6 +13,7 @@ from aphrodite.sched.scheduler import Scheduler
 from aphrodite.types.request import Sequence
 from tests.support.checkpoints import Checkpoints
 from tests.support.devices import block_size
+from tests.support.engines import check_idle
 from tests.support.parity import check_parity, compare_greedy, random_prompts
 from tests.support.reference import Reference
 
@@ -157,15 +158,15 @@ def test_urgent_requests_come_first_and_nobody_notices_otherwise(device: str, fo
     settings = {"scheduling_policy": "priority", "max_num_seqs": 2, "cache_tokens": 208}
     with engine(folder, device, **settings) as llm:
         ended: list[str] = []
-        step = llm._engine.step
+        step = llm._local.engine.step
 
         def spy() -> Any:
             changed = step()
             ended.extend(seq.request.request_id for seq in changed if seq.finish_reason)
-            llm._engine.check()
+            llm._local.engine.check()
             return changed
 
-        llm._engine.step = spy  # type: ignore[method-assign]
+        llm._local.engine.step = spy  # type: ignore[method-assign]
         outputs = llm.generate(PROMPTS, params(), priority=[5, 4, 3, 2, 1, 0])
         for wrong in ("high", 1.0, [1], None):
             with pytest.raises(UsageError, match="priority"):
@@ -178,13 +179,13 @@ def test_an_engine_goes_on_after_a_failed_step(device: str, folder: Any, monkeyp
     with engine(folder, device) as llm:
         plain = tokens(llm.generate(PROMPTS, params()))
         llm.reset_prefix_cache()
-        runner = llm._engine._runner
+        runner = llm._local.engine._runner
         sample = runner.sample
         monkeypatch.setattr(runner, "sample", lambda step, late=None: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             llm.generate(PROMPTS, params())
         monkeypatch.setattr(runner, "sample", sample)
-        llm._engine.check()
+        check_idle(llm)
         cold = llm.generate(PROMPTS, params())
         assert cold[0].num_cached_tokens == 0, "what the failed step published is gone"
         assert tokens(cold) == plain

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from aphrodite import LLM, SamplingParams
-from aphrodite.engine.outputs import request_output
+from aphrodite.engine.engine import Engine
+from aphrodite.engine.requests import Prepared
+from aphrodite.engine.state import RequestState
 from aphrodite.types.outputs import RequestOutput
 from aphrodite.types.request import Sequence as EngineSequence
 from tests.support.checkpoints import Checkpoints
@@ -55,8 +57,11 @@ class Pressed:
         one_each = params if isinstance(params, list) else [params] * len(prompts)
         self.llm.reset_prefix_cache()
         self.llm.generate([PREFIX], SamplingParams(max_tokens=1, temperature=0))  # warm, for the first of them too
-        engine = self.llm._engine
-        seqs = [self.add(prompt, one, 1) for prompt, one in zip(prompts, one_each, strict=True)]
+        return self.llm._local.loop.call(lambda engine: self._run(engine, prompts, one_each))
+
+    def _run(self, engine: Engine, prompts: Sequence[Sequence[int]], params: Sequence[Any]) -> list[RequestOutput]:
+        """On the engine's own thread, which is the only one that may step it."""
+        seqs = [self.add(prompt, one, 1) for prompt, one in zip(prompts, params, strict=True)]
         drawn = [0] * len(seqs)
         intruder: EngineSequence | None = None
         while engine.has_work:
@@ -77,11 +82,16 @@ class Pressed:
                 intruder = self.add(text, SamplingParams(max_tokens=1, temperature=0, ignore_eos=True), 0)
         self.num_preemptions += [seq.num_preemptions for seq in seqs]
         assert all(seq.num_cached_tokens for seq in seqs), "somebody did not find the prefix"
-        return [request_output([seq], None, None) for seq in seqs]
+        return [self.output(seq) for seq in seqs]
 
     def add(self, prompt: Sequence[int], params: SamplingParams, priority: int) -> EngineSequence:
-        _, request = self.llm._requests.make(list(prompt), params, priority, 0)
-        return self.llm._engine.add(request)
+        (prepared,) = self.llm._local.frontend.prepare([list(prompt)], params, priority)
+        return self.llm._local.engine.add(prepared.requests[0])
+
+    def output(self, seq: EngineSequence) -> RequestOutput:
+        state = RequestState(Prepared(None, (seq.request,)), None)
+        state.read(seq)
+        return state.output()
 
 
 def engine(folder: Path, device: str, num_tokens: int, **settings: Any) -> LLM:

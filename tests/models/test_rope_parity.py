@@ -9,7 +9,6 @@ import pytest
 
 from aphrodite import LLM, SamplingParams
 from aphrodite.errors import ModelError, UsageError
-from aphrodite.layers.rope import Longest, LongRopeScaling
 from tests.support.checkpoints import Checkpoints
 from tests.support.engines import engine
 from tests.support.parity import TOLERANCE, Differences, ParityError, check_parity, check_position, random_prompts
@@ -62,6 +61,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "rope_parameters": {
             "full_attention": YARN,
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e3},
+        },
+    },
+    "yarn in the full layers alone, where truncate has no effect": {
+        "family": "gemma3_text",
+        "layer_types": ["sliding_attention", "full_attention"],
+        "head_dim": 18,
+        "rope_parameters": {
+            "full_attention": {**YARN, "rope_theta": 5e5, "original_max_position_embeddings": 75, "truncate": False},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
         },
     },
     "dynamic, not longer than the training": {"family": "starcoder2", "rope_parameters": DYNAMIC, "head_dim": 16},
@@ -142,34 +150,18 @@ def test_dynamic_scaling_is_not_stretched_unless_somebody_asks(checkpoints: Chec
         assert llm.blueprint.sizes.max_model_len == 60
 
 
-# ---- longrope: the short factors serve the original length, no further --------------------------------------------
-
-
-def test_longrope_ends_where_the_short_factors_end(device: str, checkpoints: Checkpoints) -> None:
-    folder = checkpoints.make("llama", rope_parameters=longrope(16, original=90))
-    with engine(folder, device, max_model_len=None) as llm:
-        assert llm.blueprint.sizes.max_model_len == 90
-        assert "original_max_position_embeddings" in llm.blueprint.reasons["max_model_len"]
-        check_whole(llm, folder, 90)
-    with pytest.raises(UsageError, match=r"max_model_len must be at most 90, .*long factors of longrope.*, got 91"):
-        engine(folder, device, max_model_len=91)
+# ---- longrope: both parts of its table. How a sequence passes from one to the other: test_rope_regimes.py ----------
 
 
 def test_both_parts_of_longropes_table_serve_a_batch_of_short_and_long_sequences(
-    device: str, checkpoints: Checkpoints, reference: Load, monkeypatch: pytest.MonkeyPatch
+    device: str, checkpoints: Checkpoints, reference: Load
 ) -> None:
-    # The device chooses a sequence's part of the table by its length. What is missing, and why max_model_len ends at
-    # the original length, is a scheduler that computes a sequence anew when it grows beyond, and blocks named apart.
-    def longest(self: LongRopeScaling, max_position: int) -> Longest:
-        return Longest(max_position, "patched")
-
-    monkeypatch.setattr(LongRopeScaling, "longest", longest)
     folder = checkpoints.make("llama", rope_parameters=longrope(16, original=90))
-    with engine(folder, device, enable_prefix_caching=False) as llm:
+    with engine(folder, device) as llm:
         prompts = random_prompts((1, 17, 80, 91, 150, 300), seed=5)
         check_parity(llm, reference(folder), prompts, num_tokens=4, label=f"both parts, {device}")
-        with pytest.raises(ParityError):
-            check_parity(llm, reference(folder), random_prompts((88,), seed=6), num_tokens=8)
+        check_whole(llm, folder, 90)
+        check_whole(llm, folder, 92)
 
 
 def test_a_scaling_nobody_knows_is_refused(checkpoints: Checkpoints) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from tokenizers import Tokenizer
 
 from aphrodite import LLM, SamplingParams
 from tests.support.checkpoints import EOS, VOCAB_SIZE, Checkpoints, edit_json
-from tests.support.devices import DEVICES, block_size, require
+from tests.support.devices import DEVICES, require
+from tests.support.engines import one_a_device
+from tests.support.engines import roomy as engine
 from tests.support.parity import Differences, check_position, random_prompts
 from tests.support.reference import Reference
 
@@ -27,29 +29,15 @@ def folder(checkpoints: Checkpoints) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engines(folder: Path) -> Any:
+def engines(folder: Path) -> Iterator[Callable[[str], LLM]]:
     """One engine a device, shared by the tests that only generate."""
-    made: dict[str, LLM] = {}
-
-    def get(device: str) -> LLM:
-        if device not in made:
-            made[device] = engine(folder, device)
-        return made[device]
-
-    yield get
-    for llm in made.values():
-        llm.close()
+    with one_a_device(lambda device: engine(folder, device)) as get:
+        yield get
 
 
 @pytest.fixture
 def llm(engines: Callable[[str], LLM], device: str) -> LLM:
     return engines(device)
-
-
-def engine(folder: Path, device: str, cache_tokens: int = 6400, **settings: Any) -> LLM:
-    num_blocks = cache_tokens // block_size(device)
-    settings = {"dtype": "float32", "max_model_len": 200, "num_blocks": num_blocks, **settings}
-    return LLM(str(folder), device=device, **settings)
 
 
 def drawn(llm: LLM, prompts: Sequence[Sequence[int]], params: Any) -> list[list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from tokenizers import Tokenizer
 from aphrodite import LLM, SamplingParams
 from aphrodite.errors import ModelError, UsageError
 from tests.support.checkpoints import EOS, VOCAB_SIZE, Checkpoints, edit_json, write_json
-from tests.support.devices import DEVICES, block_size, require
+from tests.support.devices import DEVICES, require
+from tests.support.engines import one_a_device
+from tests.support.engines import roomy as engine
 from tests.support.parity import random_prompts
 from tests.support.reference import Reference
 
@@ -47,29 +49,15 @@ def folder(checkpoints: Checkpoints) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engines(folder: Path) -> Any:
+def engines(folder: Path) -> Iterator[Callable[[str], LLM]]:
     """One engine a device, shared by the tests that only generate."""
-    made: dict[str, LLM] = {}
-
-    def get(device: str) -> LLM:
-        if device not in made:
-            made[device] = engine(folder, device)
-        return made[device]
-
-    yield get
-    for llm in made.values():
-        llm.close()
+    with one_a_device(lambda device: engine(folder, device)) as get:
+        yield get
 
 
 @pytest.fixture
 def llm(engines: Callable[[str], LLM], device: str) -> LLM:
     return engines(device)
-
-
-def engine(folder: Path, device: str, cache_tokens: int = 6400, **settings: Any) -> LLM:
-    num_blocks = cache_tokens // block_size(device)
-    settings = {"dtype": "float32", "max_model_len": 200, "num_blocks": num_blocks, **settings}
-    return LLM(str(folder), device=device, **settings)
 
 
 def menu(**changes: Any) -> tuple[list[list[int]], list[SamplingParams]]:

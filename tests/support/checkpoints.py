@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     Cohere2Config,
@@ -92,7 +93,7 @@ class Family:
     norm_offset: int = 0
 
 
-FAMILIES: Mapping[str, Family] = {
+FAMILIES: dict[str, Family] = {
     "llama": Family(FreeConfig, LlamaForCausalLM),
     "mistral": Family(MistralConfig, MistralForCausalLM, {"head_dim": 16}),
     "gemma2": Family(Gemma2Config, Gemma2ForCausalLM, {"head_dim": 16, "pad_token_id": 0}, 1),
@@ -106,6 +107,47 @@ FAMILIES: Mapping[str, Family] = {
     "cohere": Family(CohereConfig, CohereForCausalLM),
     "cohere2": Family(Cohere2Config, Cohere2ForCausalLM),
 }
+
+
+def _modules(name: str, model: str = "", **defaults: Any) -> Family:
+    """A family that has no page here: Transformers' classes by the name that they share."""
+    return Family(
+        getattr(transformers, f"{name}Config"), getattr(transformers, model or f"{name}ForCausalLM"), defaults
+    )
+
+
+_LATENT = {"kv_lora_rank": 16, "q_lora_rank": 24, "qk_rope_head_dim": 8, "qk_nope_head_dim": 12, "v_head_dim": 10}
+_MANY_EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "n_shared_experts": 1}
+_SPARSE = {**_MANY_EXPERTS, "moe_intermediate_size": 40, "first_k_dense_replace": 1}
+WITHOUT_A_PAGE: Mapping[str, Family] = {
+    "arcee": _modules("Arcee", head_dim=16),
+    "deepseek_v3": _modules("DeepseekV3", num_key_value_heads=4, head_dim=8, **_LATENT, **_SPARSE),
+    "dots1": _modules("Dots1", head_dim=16, **_SPARSE),
+    "ernie4_5": _modules("Ernie4_5", head_dim=16, use_bias=True),
+    "exaone4": _modules("Exaone4", head_dim=16),
+    "gemma": _modules("Gemma", head_dim=16, pad_token_id=0),
+    "glm4": _modules("Glm4", head_dim=16, pad_token_id=0),
+    "gpt2": _modules("GPT2", "GPT2LMHeadModel", n_positions=512),
+    "gpt_neox": _modules("GPTNeoX", rotary_pct=0.25),
+    "gpt_oss": _modules("GptOss", head_dim=16, pad_token_id=0, **EXPERTS),
+    "gptj": _modules("GPTJ", rotary_dim=8, n_positions=512),
+    "granite": _modules("Granite", embedding_multiplier=6.0, attention_multiplier=0.3, residual_multiplier=0.4),
+    "granitemoe": _modules("GraniteMoe", logits_scaling=0.5, attention_multiplier=0.3, **EXPERTS),
+    "helium": _modules("Helium", head_dim=16),
+    "hunyuan_v1_dense": _modules("HunYuanDenseV1", head_dim=16),
+    "ministral": _modules("Ministral", head_dim=16),
+    "nemotron": _modules("Nemotron", head_dim=16),
+    "olmo2": _modules("Olmo2"),
+    "olmo3": _modules("Olmo3"),
+    "olmoe": _modules("Olmoe", num_experts=4, num_experts_per_tok=2),
+    "opt": _modules("OPT", ffn_dim=96, word_embed_proj_dim=64),
+    "phi": _modules("Phi"),
+    "seed_oss": _modules("SeedOss", head_dim=16),
+    "smollm3": _modules("SmolLM3", pad_token_id=0),
+    "stablelm": _modules("StableLm"),
+    "vaultgemma": _modules("VaultGemma", head_dim=16, pad_token_id=0),
+}
+FAMILIES.update(WITHOUT_A_PAGE)
 
 
 class Checkpoints:
@@ -193,7 +235,7 @@ def save(
             noise = torch.randn(parameter.shape, generator=generator)
             if name.endswith("bias"):
                 parameter.copy_(0.3 * noise)
-            elif "norm" in name:
+            elif "norm" in name or ".ln_" in name:
                 parameter.copy_(1 - family.norm_offset + 0.3 * noise)
             else:
                 scale = embedding_scale if "embed_tokens" in name else 1.0

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from aphrodite import LLM
+from aphrodite.engine.engine import Engine
 from aphrodite.kv.pool import BlockPool
 from aphrodite.sched.scheduler import Scheduler
 from tests.support.devices import block_size
@@ -23,6 +27,42 @@ def engine(folder: object, device: str, cache_tokens: int = 1600, **settings: An
         **settings,
     }
     return LLM(str(folder), device=device, **settings)
+
+
+def roomy(folder: object, device: str, cache_tokens: int = 6400, **settings: Any) -> LLM:
+    """An engine that computes in float32, with room enough that steps are cut nowhere."""
+    num_blocks = cache_tokens // block_size(device)
+    settings = {"dtype": "float32", "max_model_len": 200, "num_blocks": num_blocks, **settings}
+    return LLM(str(folder), device=device, **settings)
+
+
+@contextmanager
+def one_a_device(make: Callable[[str], LLM]) -> Iterator[Callable[[str], LLM]]:
+    """Gives an engine for a device, each made once; all are closed at the end."""
+    made: dict[str, LLM] = {}
+
+    def get(device: str) -> LLM:
+        if device not in made:
+            made[device] = make(device)
+        return made[device]
+
+    yield get
+    for llm in made.values():
+        llm.close()
+
+
+def cache_groups(llm: LLM) -> list[tuple[str, int | None, int]]:
+    """Kind, window and number of layers of each cache group."""
+    return [(group.kind, group.window, len(group.layers)) for group in llm.blueprint.sizes.kv.groups]
+
+
+def check_idle(llm: LLM) -> None:
+    """Wait until the engine has nothing to do, and check its books."""
+    loop = llm._local.loop
+    deadline = time.monotonic() + 30
+    while loop.call(lambda engine: engine.has_work):  # steps in flight are settled after their requests have ended
+        assert time.monotonic() < deadline, "the engine does not come to rest"
+    loop.call(Engine.check)
 
 
 def watch_preemption(patch: pytest.MonkeyPatch) -> list[int]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import pytest
 import torch
 
 from aphrodite import LLM, SamplingParams
 from aphrodite.types.outputs import TokenLogprobs
 from tests.support.checkpoints import VOCAB_SIZE
+from tests.support.engines import engine, watch_preemption
 from tests.support.reference import Reference
 
 TOLERANCE = 1e-4
@@ -64,6 +67,17 @@ def check_parity(
     largest = max(greedy.largest, forced.largest)
     print(f"parity {label}: largest difference {largest:.2e} over {len(forced.values)} forced log-probabilities")
     return largest
+
+
+def check_preempted(
+    folder: Path, device: str, reference: Reference, patch: pytest.MonkeyPatch, *, num_tokens: int = 16, label: str = ""
+) -> None:
+    """Parity in a cache so small that sequences are preempted while they decode, and computed again."""
+    preempted = watch_preemption(patch)
+    prompts = random_prompts((15, 16, 1, 14, 13, 31, 30), seed=4)
+    with engine(folder, device, max_model_len=64, cache_tokens=64, max_num_batched_tokens=24) as llm:
+        check_parity(llm, reference, prompts, num_tokens=num_tokens, label=f"{label}, preemption, {device}")
+    assert any(drawn > 0 for drawn in preempted), "the cache was not small enough to preempt a decoding sequence"
 
 
 def compare_greedy(llm: LLM, reference: Reference, prompts: Sequence[Sequence[int]], num_tokens: int) -> Differences:

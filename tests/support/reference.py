@@ -46,6 +46,7 @@ class Reference:
                     do_sample=False,
                     eos_token_id=-1,
                     pad_token_id=0,
+                    use_cache=False,
                 )
             self._greedy[key] = out[0, len(prompt) :].tolist()
         return self._greedy[key]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import pytest
 
-from aphrodite.cli.flags import add_engine_flags, engine_settings
-from aphrodite.engine.llm import config_from
+from aphrodite.cli.parse import Words, call, find_command
+from aphrodite.config.engine import config_from
 from aphrodite.errors import UsageError
 
 
@@ -30,7 +29,6 @@ def test_a_wrong_setting_is_refused_by_name(wrong: dict[str, Any]) -> None:
     ],
 )
 def test_flags_set_them(flags: list[str], settings: dict[str, Any]) -> None:
-    parser = argparse.ArgumentParser()
-    add_engine_flags(parser)
-    assert engine_settings(parser.parse_args(flags)) == settings
+    command, _ = find_command(["explain"])
+    assert call(command, Words(command, flags)).settings == settings
     config_from(settings)

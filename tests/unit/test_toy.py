@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aphrodite import LLM, SamplingParams
 from aphrodite.build import Blueprint, draw_up
-from aphrodite.engine.llm import config_from
+from aphrodite.config.engine import config_from
 from aphrodite.ops.table import COMPOSITES
 from aphrodite.plugin import (
     Binding,

@@ -16,19 +16,23 @@ from aphrodite._version import __version__
 
 if TYPE_CHECKING:
     from aphrodite.config.engine import EngineConfig as EngineConfig
+    from aphrodite.engine.async_engine import AsyncEngine as AsyncEngine
     from aphrodite.engine.llm import LLM as LLM
     from aphrodite.errors import AphroditeError as AphroditeError
     from aphrodite.types.outputs import CompletionOutput as CompletionOutput
     from aphrodite.types.outputs import Logprob as Logprob
+    from aphrodite.types.outputs import RequestMetrics as RequestMetrics
     from aphrodite.types.outputs import RequestOutput as RequestOutput
     from aphrodite.types.sampling_params import SamplingParams as SamplingParams
 
 _HOME = {
     "LLM": "aphrodite.engine.llm",
+    "AsyncEngine": "aphrodite.engine.async_engine",
     "EngineConfig": "aphrodite.config.engine",
     "AphroditeError": "aphrodite.errors",
     "CompletionOutput": "aphrodite.types.outputs",
     "Logprob": "aphrodite.types.outputs",
+    "RequestMetrics": "aphrodite.types.outputs",
     "RequestOutput": "aphrodite.types.outputs",
     "SamplingParams": "aphrodite.types.sampling_params",
 }
@@ -36,9 +40,11 @@ _HOME = {
 __all__ = [
     "LLM",
     "AphroditeError",
+    "AsyncEngine",
     "CompletionOutput",
     "EngineConfig",
     "Logprob",
+    "RequestMetrics",
     "RequestOutput",
     "SamplingParams",
     "__version__",

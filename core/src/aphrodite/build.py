@@ -9,16 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aphrodite.config.engine import EngineConfig
+from aphrodite.config.engine import DUMMY, EngineConfig
 from aphrodite.discovery.discover import Discovery
 from aphrodite.discovery.registry import PlatformEntry
 from aphrodite.engine.engine import Engine
-from aphrodite.errors import AphroditeError, CapacityError, PluginError
+from aphrodite.errors import AphroditeError, CapacityError, ModelError, PluginError
 from aphrodite.kv.manager import KVCacheManager
 from aphrodite.models.config import HFConfig
 from aphrodite.models.decoder import Decoder
+from aphrodite.models.fallback.interface import LoadedModel
+from aphrodite.models.fallback.load import load_modules
+from aphrodite.models.fallback.network import ModuleNetwork
+from aphrodite.models.fallback.run import Modules
+from aphrodite.models.fallback.spec import ModuleSpec
 from aphrodite.models.generation import GenerationConfig
 from aphrodite.models.spec import DecoderSpec
+from aphrodite.ops.kernel import INVARIANT, Flag
 from aphrodite.ops.table import COMPOSITES
 from aphrodite.platform.dtypes import ITEMSIZE
 from aphrodite.platform.layout import KVLayout, Rows
@@ -28,7 +34,7 @@ from aphrodite.program.parameters import Parameter
 from aphrodite.program.planner import Plan, Planner, Rules
 from aphrodite.program.replay import BoundProgram
 from aphrodite.program.trace import Program
-from aphrodite.program.values import ConstantRef, KVRef, Ref, RowsRef, WeightRef
+from aphrodite.program.values import ConstantRef, KVRef, ModulesRef, Ref, RowsRef, WeightRef
 from aphrodite.resolve import (
     CORE,
     Reasons,
@@ -55,12 +61,15 @@ _RESERVED = ("collectives", "compiler", "replay")
 
 @dataclass(frozen=True)
 class Blueprint:
-    """Everything decided before memory is taken: what `explain` shows and `assemble` builds."""
+    """Everything decided before memory is taken: what `explain` shows and `assemble` builds.
+
+    attention  of a network of modules, the Program that they call back into
+    """
 
     config: EngineConfig
     folder: Path
     hf: HFConfig
-    spec: DecoderSpec
+    spec: DecoderSpec | ModuleSpec
     generation: GenerationConfig
     found: Discovery
     entry: PlatformEntry
@@ -68,10 +77,11 @@ class Blueprint:
     limits: Limits
     kv_layout: KVLayout
     dtype: str
-    decoder: Decoder
+    decoder: Decoder | ModuleNetwork
     sizes: Sizes
     planner: Planner
     forward: Plan
+    attention: Plan | None
     reasons: Mapping[str, str]
     notes: tuple[str, ...]
 
@@ -92,19 +102,20 @@ class Assembled:
     blueprint: Blueprint
 
 
-def draw_up(config: EngineConfig) -> Blueprint:
-    """Decide everything: device, types, sizes, kernels. Reads the model's config, no weights."""
+def draw_up(config: EngineConfig, *, weights: bool = False, show_bars: bool = False) -> Blueprint:
+    """Decide everything: device, types, sizes, kernels. Reads the model's config, no weights; of a model on the hub it
+    fetches them if `weights`, with the hub client's bars if `show_bars`."""
     reasons = Reasons()
     found = find_plugins(config)
     entry = choose_device(config, found, reasons)
-    folder, hf, spec = read_model(config)
+    folder, hf, spec = read_model(config, reasons, weights=weights, show_bars=show_bars)
     generation = GenerationConfig.read(config.model.generation_config, folder, hf)
     reasons.say("sampling", generation.reason)
     platform = make_platform(entry)
     try:
         limits = entry.limits or platform.limits
         dtype = choose_dtype(config, hf, limits, reasons)
-        probe = Decoder(spec, dtype, max_len=1)  # parameters and cache do not depend on the length
+        probe = _decoder(spec, dtype, platform, max_len=1)  # parameters and cache do not depend on the length
         sizes = choose_sizes(
             config,
             spec,
@@ -114,15 +125,23 @@ def draw_up(config: EngineConfig) -> Blueprint:
             limits=limits,
             reasons=reasons,
         )
-        decoder = Decoder(spec, dtype, sizes.max_model_len)
+        decoder = _decoder(spec, dtype, platform, sizes.max_model_len)
+        if decoder.switches:
+            lengths = " or ".join(map(str, decoder.switches))
+            reasons.say("rope", f"a sequence that grows beyond {lengths} tokens computes all its keys anew")
         layout = choose_kv_layout(entry, found, limits)
         planner = make_planner(config, found, entry, limits, sizes, layout)
-        program = decoder.record(
-            block_size=sizes.kv.block_size,
-            table_width=sizes.table_width,
-            meta_words=limits.attn_meta_words + limits.attn_meta_words_a_seq * sizes.bounds.S,
+        table_width = sizes.table_width
+        meta_words = limits.attn_meta_words + limits.attn_meta_words_a_seq * sizes.bounds.S
+        forward = planner.plan(
+            decoder.record(block_size=sizes.kv.block_size, table_width=table_width, meta_words=meta_words)
         )
-        forward = planner.plan(program)
+        attention = None
+        if isinstance(decoder, ModuleNetwork):
+            attention = planner.plan(decoder.record_attention(table_width=table_width, meta_words=meta_words))
+        if config.device.determinism == "batch":  # what would be planned when it is met is refused now
+            for variant in (Variant(random=False, num_logprobs=-1), Variant.fullest()):
+                planner.plan(record(variant, vocab_size=spec.vocab_size, dtype=dtype))
         _check_fits(decoder, forward, found, sizes, platform)
     except BaseException:
         platform.device.close()
@@ -136,7 +155,7 @@ def draw_up(config: EngineConfig) -> Blueprint:
         ),
     ]
     notes += generation.notes
-    forms, sites = count_torch_forms(forward)
+    forms, sites = map(sum, zip(*(count_torch_forms(plan) for plan in (forward, attention) if plan), strict=True))
     if forms and config.device.fallback == "warn":
         notes.append(f"{forms} of {sites} sites use a torch form; `aphrodite explain` says why")
         _LOG.warning(notes[-1])
@@ -156,9 +175,24 @@ def draw_up(config: EngineConfig) -> Blueprint:
         sizes,
         planner,
         forward,
+        attention,
         reasons.by_name,
         tuple(notes),
     )
+
+
+def _decoder(spec: DecoderSpec | ModuleSpec, dtype: str, platform: Platform, max_len: int) -> Decoder | ModuleNetwork:
+    """The network that a spec describes. ModelError if this device cannot run modules, and it is made of them."""
+    if isinstance(spec, DecoderSpec):
+        return Decoder(spec, dtype, max_len)
+    if platform.device.torch_device is None:
+        raise ModelError(
+            f"{spec.found.where}: {spec.found.architecture} has no page of its own, so it runs as modules of "
+            f"Transformers, which compute on torch tensors; the memory of device {platform.device.info.device!r} is no "
+            "torch tensor: choose another device",
+            subject=spec.found.architecture,
+        )
+    return ModuleNetwork(spec, dtype)
 
 
 def make_platform(entry: PlatformEntry) -> Platform:
@@ -206,15 +240,23 @@ def make_planner(
         kv_layout=layout.name,
         limits=limits,
         bounds=sizes.bounds,
-        rules=Rules(config.device.kernels, config.device.fallback),
+        rules=Rules(
+            config.device.kernels,
+            config.device.fallback,
+            INVARIANT if config.device.determinism == "batch" else Flag.NONE,
+        ),
     )
 
 
 def assemble(config: EngineConfig, progress: Progress | None = None) -> Assembled:
-    """An engine for a config: draw up, load, bind. Whatever fails, the device is let go of."""
-    blueprint = draw_up(config)
+    """An engine for a config: draw up, load, bind. Whatever fails, the device is let go of.
+
+    progress  told about long work; a download shows the hub client's own bars, if there is one
+    """
+    progress = progress or NoProgress()
+    blueprint = draw_up(config, weights=True, show_bars=not isinstance(progress, NoProgress))
     try:
-        return Assembled(_Assembly(blueprint, progress or NoProgress()).engine(), blueprint)
+        return Assembled(_Assembly(blueprint, progress).engine(), blueprint)
     except BaseException:
         blueprint.platform.device.close()
         raise
@@ -228,7 +270,7 @@ class _Assembly:
         self._platform = blueprint.platform
         self._platform.device.activate()
         self._stream: Stream = self._platform.device.stream()
-        self._weights = self._load(progress)
+        self._weights, self._model = self._load(blueprint.decoder, progress)
         self._constants: dict[str, Any] = {}
         memory, bounds, sizes = self._platform.memory, blueprint.sizes.bounds, blueprint.sizes
         self._row_table = RowTable(
@@ -254,11 +296,13 @@ class _Assembly:
     def engine(self) -> Engine:
         """Programs bound to this memory, behind a runner and a scheduler."""
         plan, bounds = self._plan, self._plan.sizes.bounds
+        self._modules = self._bind_modules(plan.decoder)
         programs = Programs(
             self._bind(plan.forward),
             self._bind(plan.planner.plan(record_updates())),
             [self._zeroing_program(group) for group in range(len(plan.sizes.kv.groups))],
             self._sampling_program,
+            None if self._modules is None else self._modules.attention,
         )
         runner = ModelRunner(
             self._platform,
@@ -273,8 +317,16 @@ class _Assembly:
         )
         kv = KVCacheManager(plan.sizes.kv, prefix_caching=plan.config.cache.enable_prefix_caching)
         budget = Budget(bounds.T, bounds.S, bounds.R)
-        scheduler = Scheduler(kv, budget, plan.config.scheduler.scheduling_policy)
+        policy = plan.config.scheduler.scheduling_policy
+        scheduler = Scheduler(kv, budget, policy, regimes=plan.decoder.switches)
         return Engine(scheduler, runner, plan.sizes.steps_in_flight)
+
+    def _bind_modules(self, decoder: Decoder | ModuleNetwork) -> Modules | None:
+        """The modules over their attention Program, if the network is made of them."""
+        if isinstance(decoder, Decoder):
+            return None
+        assert self._model is not None and self._plan.attention is not None
+        return Modules(self._model, self._bind(self._plan.attention), decoder.num_plans, decoder.sections)
 
     def _sampling_program(self, variant: Variant) -> BoundProgram:
         program = record(variant, vocab_size=self._plan.spec.vocab_size, dtype=self._plan.dtype)
@@ -306,6 +358,8 @@ class _Assembly:
             return self._cache[ref.layer]
         if isinstance(ref, RowsRef):
             return self._rows
+        if isinstance(ref, ModulesRef):
+            return self._modules
         return self._constant(ref)
 
     def _constant(self, ref: ConstantRef) -> Any:
@@ -329,13 +383,29 @@ class _Assembly:
             dtype=ref.dtype,
         )
 
-    def _load(self, progress: Progress) -> dict[str, Any]:
-        plan = self._plan
+    def _load(self, decoder: Decoder | ModuleNetwork, progress: Progress) -> tuple[dict[str, Any], LoadedModel | None]:
+        """The weights by name, or the modules that hold them."""
+        if isinstance(decoder, Decoder):
+            return self._load_weights(decoder, progress), None
+        model = load_modules(
+            decoder.spec,
+            self._dummy(decoder) or SafetensorsSource(self._plan.folder, skip_unreadable=True),
+            dtype=self._plan.dtype,
+            device=self._platform.device.torch_device,
+            max_len=self._plan.sizes.max_model_len,
+            progress=progress,
+            where=str(self._plan.folder),
+        )
+        self._platform.device.synchronize()  # they were put there on no stream of ours
+        return {}, model
+
+    def _load_weights(self, decoder: Decoder, progress: Progress) -> dict[str, Any]:
+        plan, spec = self._plan, decoder.spec
         layouts = {name: plan.found.registry.weight_layouts[layout] for name, layout in plan.forward.layouts.items()}
-        source, parameters = self._source(list(plan.decoder.parameters.values()))
+        source, parameters = self._source(decoder)
         try:
-            if plan.spec.tied:
-                check_copy(source, f"{plan.spec.names.head}.weight", f"{plan.spec.names.embedding}.weight")
+            if spec.tied:
+                check_copy(source, f"{spec.names.head}.weight", f"{spec.names.embedding}.weight")
             return load_weights(
                 parameters,
                 source,
@@ -347,19 +417,29 @@ class _Assembly:
         finally:
             source.close()
 
-    def _source(self, parameters: list[Parameter]) -> tuple[TensorSource, list[Parameter]]:
+    def _source(self, decoder: Decoder) -> tuple[TensorSource, list[Parameter]]:
         """Where the weights are, and the parameters in the form that they have there."""
-        plan = self._plan
-        if plan.config.model.load_format == "dummy":
-            return DummySource(parameters, plan.dtype, plan.config.model.seed), parameters
-        source = SafetensorsSource(plan.folder)
+        spec, parameters = decoder.spec, list(decoder.parameters.values())
+        if (dummy := self._dummy(decoder)) is not None:
+            return dummy, parameters
+        folder = self._plan.folder
+        source = SafetensorsSource(folder)
         parameters = [parameter.as_in(source.infos()) for parameter in parameters]
-        tied = (f"{plan.spec.names.head}.weight",) if plan.spec.tied else ()  # a copy of the embedding, if it is there
-        check_names(parameters, source.infos(), (*plan.spec.ignored_tensors, *tied), str(plan.folder))
+        tied = (f"{spec.names.head}.weight",) if spec.tied else ()  # a copy of the embedding, if it is there
+        check_names(parameters, source.infos(), (*spec.ignored_tensors, *tied), str(folder))
         return source, parameters
 
+    def _dummy(self, decoder: Decoder | ModuleNetwork) -> DummySource | None:
+        """Random weights, if the config asks for them."""
+        model = self._plan.config.model
+        if model.load_format != DUMMY:
+            return None
+        return DummySource(decoder.parameters.values(), self._plan.dtype, model.seed)
 
-def _check_fits(decoder: Decoder, plan: Plan, found: Discovery, sizes: Sizes, platform: Platform) -> None:
+
+def _check_fits(
+    decoder: Decoder | ModuleNetwork, plan: Plan, found: Discovery, sizes: Sizes, platform: Platform
+) -> None:
     """CapacityError if the weights, in the layouts that were chosen for them, leave too little for the cache."""
     weights = 0
     for parameter in decoder.parameters.values():
@@ -377,6 +457,6 @@ def _check_fits(decoder: Decoder, plan: Plan, found: Discovery, sizes: Sizes, pl
         )
 
 
-def _weight_bytes(decoder: Decoder) -> int:
+def _weight_bytes(decoder: Decoder | ModuleNetwork) -> int:
     refs = [parameter.ref for parameter in decoder.parameters.values()]
     return sum(math.prod(ref.shape) * ITEMSIZE[ref.dtype] for ref in refs)

@@ -6,21 +6,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from aphrodite.config import env
-from aphrodite.config.engine import AUTO, EngineConfig
+from aphrodite.config.engine import AUTO, DUMMY, EngineConfig
 from aphrodite.discovery.discover import Discovery, discover
 from aphrodite.discovery.registry import PlatformEntry
 from aphrodite.errors import CapacityError, ModelError, UsageError
 from aphrodite.formats.scheme import require_plain
 from aphrodite.kv.spec import CacheGroup, KVPlan, plan_kv
 from aphrodite.models.config import HFConfig
-from aphrodite.models.registry import decoder_spec
+from aphrodite.models.fallback.spec import ModuleSpec
+from aphrodite.models.registry import FAMILIES, decoder_spec, page_of
 from aphrodite.models.spec import DecoderSpec
 from aphrodite.ops.kernel import Dims
 from aphrodite.ops.table import COMPOSITES, OPS
 from aphrodite.platform import dtypes
 from aphrodite.platform.host_memory import host_memory
 from aphrodite.platform.spi import DeviceInfo, Limits, Platform
-from aphrodite.weights.hub import locate
+from aphrodite.weights.hub import Fetch, locate
 
 _UPDATES = 8192  # words of row state that one upload holds; longer prompts take several
 _MOST_IN_A_STEP = 1 << 20  # the buffers of a larger step would fit nowhere
@@ -61,23 +62,21 @@ def find_plugins(config: EngineConfig) -> Discovery:
         raise UsageError(
             f"kernels: there is no operation {unknown[0]!r}; there are {', '.join(known)}", subject="kernels"
         )
-    return discover(schemas, policy=config.device.plugins or env.plugins(), env=env.everything())
+    return discover(schemas, policy=config.device.plugins, env=env.everything())
 
 
 def choose_device(config: EngineConfig, found: Discovery, reasons: Reasons) -> PlatformEntry:
     """The platform that the config asks for, or the best there is; the core's own CPU platform when there is none."""
-    wanted, origin = config.device.device, "asked for"
-    if wanted == AUTO and (target := env.target_device()):
-        wanted, origin = target, f"from {env.TARGET_DEVICE}"
+    wanted = config.device.device
     entries = [*found.registry.platforms, _core_platform()]
     if wanted == AUTO:
         entry = max((e for e in entries if e.priority >= 0), key=lambda e: e.priority)
-        reasons.say("device", f"{entry.info.device} of {entry.plugin}: the highest priority of those ready")
+        reasons.say("device", f"{entry.info.device}: the highest priority of those ready, of plugin {entry.plugin}")
         return entry
     named = [entry for entry in entries if entry.info.device == wanted]
     if named:
         entry = max(named, key=lambda e: e.priority)
-        reasons.say("device", f"{wanted} of {entry.plugin}: {origin}")
+        reasons.say("device", f"{wanted}: asked for, of plugin {entry.plugin}")
         return entry
     absent = [f"{r.name} is {r.state} ({r.reason})" for r in found.reports if r.state != "ready"]
     ready = ", ".join(dict.fromkeys(entry.info.device for entry in entries))
@@ -102,12 +101,36 @@ def _core_platform() -> PlatformEntry:
     return PlatformEntry(CORE, info, make, priority=0)
 
 
-def read_model(config: EngineConfig) -> tuple[Path, HFConfig, DecoderSpec]:
-    """The model's folder, config and network. ModelError if it cannot be run."""
-    folder = locate(config.model.model, config.model.revision, env.cache())
+def read_model(
+    config: EngineConfig, reasons: Reasons, *, weights: bool = False, show_bars: bool = False
+) -> tuple[Path, HFConfig, DecoderSpec | ModuleSpec]:
+    """The model's folder, config and network. ModelError if it cannot be run.
+
+    weights    whether weights are to be in the folder too, when it comes from the hub; then
+    show_bars  as for Fetch
+    """
+    model = config.model
+    fetch = Fetch(
+        model.revision,
+        cache=Path(model.download_dir).expanduser() if model.download_dir else None,
+        offline=model.offline,
+        weights=weights and model.load_format != DUMMY,
+        show_bars=show_bars,
+    )
+    folder = locate(model.model, fetch)
     hf = HFConfig.read(folder)
     require_plain(hf.data, hf.where)
-    return folder, hf, decoder_spec(hf)
+    page = page_of(hf)
+    if page is not None:
+        reasons.say("network", f"{page}: its own page")
+        return folder, hf, decoder_spec(hf)
+    architecture = hf.data["architectures"][0]
+    spec = ModuleSpec.read(hf, architecture, ", ".join(sorted(FAMILIES)))
+    reasons.say(
+        "network",
+        f"{architecture}: modules of Transformers {spec.found.version} over our paged attention; it has no page",
+    )
+    return folder, hf, spec
 
 
 def choose_dtype(config: EngineConfig, hf: HFConfig, limits: Limits, reasons: Reasons) -> str:
@@ -138,7 +161,7 @@ def choose_dtype(config: EngineConfig, hf: HFConfig, limits: Limits, reasons: Re
 
 def choose_sizes(
     config: EngineConfig,
-    spec: DecoderSpec,
+    spec: DecoderSpec | ModuleSpec,
     groups: tuple[CacheGroup, ...],
     *,
     weight_bytes: int,
@@ -203,7 +226,7 @@ def choose_sizes(
 
 def _size_kv(
     config: EngineConfig,
-    spec: DecoderSpec,
+    spec: DecoderSpec | ModuleSpec,
     groups: tuple[CacheGroup, ...],
     block_size: int,
     weight_bytes: int,

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from aphrodite.engine.requests import RequestMaker
 from aphrodite.errors import UsageError
-from aphrodite.models.generation import GenerationConfig
+from aphrodite.types.model_card import ModelCard
 from aphrodite.types.sampling_params import SamplingParams
 
 
 def maker(folder: Path) -> RequestMaker:
-    """For a model of 16 tokens without a tokenizer; only what the maker reads of a blueprint."""
-    blueprint: Any = SimpleNamespace(
-        spec=SimpleNamespace(vocab_size=16),
-        sizes=SimpleNamespace(max_model_len=32),
-        folder=folder,
-        generation=GenerationConfig(frozenset({2}), {}, "none"),
-        config=SimpleNamespace(model=SimpleNamespace(seed=0)),
-    )
-    return RequestMaker(blueprint, None)
+    """For a model of 16 tokens without a tokenizer."""
+    card = ModelCard("model", str(folder), 16, 32, frozenset({2}), {}, 0)
+    return RequestMaker(card, None)
 
 
 def test_stop_texts_without_a_tokenizer_are_refused(tmp_path: Path) -> None:

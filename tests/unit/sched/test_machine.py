@@ -1,4 +1,4 @@
-"""The scheduler's whole life at random: arrivals, aborts, preemptions, shared prefixes, failures, resets.
+"""The scheduler's whole life at random: arrivals, aborts, preemptions, shared prefixes, failures, resets, regimes.
 
 Every step is checked by the books (`check`) and by a device that compares all that attention reads with what should
 stand there; at the end every request has the tokens that it would have got alone, and every block is free.
@@ -7,14 +7,16 @@ stand there; at the end every request has the tokens that it would have got alon
 from __future__ import annotations
 
 import time
-from typing import ClassVar
+from collections import Counter
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from aphrodite.sched.scheduler import Budget
+from aphrodite.sched.plan import StepPlan
+from aphrodite.sched.scheduler import Budget, Scheduler
 from aphrodite.types.request import Sequence, Status
 from tests.unit.sched.world import FULL, World, continuation, sliding
 
@@ -22,32 +24,84 @@ TRUNKS = ([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [1, 2, 3, 4, 9, 9, 9, 9], [7]
 LONGEST = 12 + 4 + 12  # trunk, tail, output
 NUM_STEPS = 50_000
 GROUPS = ((FULL,), (FULL,), (FULL, sliding(3)), (sliding(1), FULL, sliding(6)), (sliding(4),))
+REGIMES = ((), (), (9,), (3, 4, 15), (20,))
+MUST_OCCUR = (
+    "steps",
+    "steps submitted while another was in flight",
+    "plans that must settle first",
+    "preempted for want of blocks",
+    "preempted for a higher priority",
+    "preempted at any moment",
+    "requests that found a prefix",
+    "requests that found the prefix of a step that had not run",
+    "blocks given back behind a window",
+    "crossings into another regime",
+    "crossings while another step was in flight",
+    "failures",
+    "failures with steps in flight",
+    "no numbers: failed",
+    "no numbers: computed again without the cache",
+    "blocks zeroed",
+    "aborted while waiting",
+    "aborted in the middle of its prompt",
+    "aborted while decoding",
+    "aborted with its step in flight",
+    "resets",
+    "finished with a prompt's log-probabilities",
+)
+
+
+class Watched(Scheduler):
+    """A scheduler that says why somebody starts over."""
+
+    seen: Counter[str]
+
+    def _make_way(self) -> None:
+        before = self._count()
+        super()._make_way()
+        self.seen["preempted for a higher priority"] += self._count() - before
+
+    def _make_room(self, seq: Sequence, num_tokens: int, plan: StepPlan) -> bool:
+        before = self._count()
+        zeros = [table.count(0) for table in seq.blocks]
+        has_room = super()._make_room(seq, num_tokens, plan)
+        self.seen["preempted for want of blocks"] += self._count() - before
+        if has_room:
+            self.seen["blocks given back behind a window"] += sum(table.count(0) for table in seq.blocks) - sum(zeros)
+        return has_room
+
+    def _start_over(self, seq: Sequence) -> None:
+        before = seq.regime
+        super()._start_over(seq)
+        if seq.regime != before:
+            self.seen["crossings into another regime"] += 1
+            self.seen["crossings while another step was in flight"] += bool(self._in_flight)
+
+    def _drop(self, bad: list[Sequence]) -> None:
+        super()._drop(bad)
+        failed = sum(seq.finish_reason == "error" for seq in bad)
+        self.seen["no numbers: failed"] += failed
+        self.seen["no numbers: computed again without the cache"] += len(bad) - failed
+
+    def _count(self) -> int:
+        return sum(seq.num_preemptions for seq in self.live())
 
 
 class Life(RuleBasedStateMachine):
     """A small world, so that blocks, rows and budget run out all the time."""
 
-    seen: ClassVar[dict[str, int]] = {
-        "steps": 0,
-        "preemptions": 0,
-        "cached": 0,
-        "failed steps": 0,
-        "errors": 0,
-        "aborts": 0,
-        "resets": 0,
-        "overlapped": 0,
-        "zeroed": 0,
-    }
+    seen: ClassVar[Counter[str]] = Counter()
 
     @initialize(
-        spare=st.integers(0, 10),
+        spare=st.sampled_from([0, 0, 1, 2, 3, 6, 10]),
         block_size=st.integers(1, 3),
         budget=st.builds(
             Budget, num_tokens=st.integers(1, 20), num_seqs=st.integers(1, 5), num_logits=st.integers(1, 8)
         ),
         groups=st.sampled_from(GROUPS),
-        policy=st.sampled_from(["fcfs", "priority"]),
+        policy=st.sampled_from(["priority", "fcfs"]),
         steps_in_flight=st.integers(0, 2),
+        regimes=st.sampled_from(REGIMES),
     )
     def begin(
         self,
@@ -57,6 +111,7 @@ class Life(RuleBasedStateMachine):
         groups: tuple[object, ...],
         policy: str,
         steps_in_flight: int,
+        regimes: tuple[int, ...],
     ) -> None:
         num_blocks = -(-(LONGEST - 1) // block_size) + spare
         self.world = World(
@@ -66,7 +121,10 @@ class Life(RuleBasedStateMachine):
             groups=groups,  # type: ignore[arg-type]
             policy=policy,
             steps_in_flight=steps_in_flight,
+            regimes=regimes,
+            scheduler=Watched,
         )
+        self.world.scheduler.seen = self.seen  # type: ignore[attr-defined]
         self.asked: list[tuple[Sequence, list[int], int]] = []
         self.aborted: set[str] = set()
 
@@ -94,18 +152,55 @@ class Life(RuleBasedStateMachine):
         broken_from: int | None,
     ) -> None:
         prompt = [*trunk[:length], *tail]
-        seq = self.world.add(
+        seq = self.add_one(
             prompt, max_tokens, priority=priority, salt=salt, prompt_logprobs=prompt_logprobs, logprobs=logprobs
         )
         if broken_from is not None:
             self.world.broken[seq.request.request_id] = broken_from
+
+    def add_one(self, prompt: list[int], max_tokens: int, **settings: Any) -> Sequence:
+        seq = self.world.add(prompt, max_tokens, **settings)
         self.asked.append((seq, prompt, max_tokens))
         self.world.scheduler.check()
+        return seq
 
-    @rule(count=st.integers(1, 40))
+    @rule(
+        trunk=st.sampled_from(TRUNKS),
+        length=st.integers(1, 12),
+        count=st.integers(2, 6),
+        max_tokens=st.integers(6, 12),
+        better=st.booleans(),
+    )
+    def add_a_crowd(self, trunk: list[int], length: int, count: int, max_tokens: int, better: bool) -> None:
+        for place in range(count):
+            priority = 2 - place % 3 if better else 0
+            self.add_one([*trunk[:length], place, place // 2], max_tokens, priority=priority)
+
+    @rule(trunk=st.sampled_from(TRUNKS), length=st.integers(4, 12), max_tokens=st.integers(1, 12))
+    def an_urgent_one_meets_a_full_house(self, trunk: list[int], length: int, max_tokens: int) -> None:
+        for place in range(self.world.budget.num_seqs):
+            self.add_one([place, *trunk[:2]], 12, priority=2)
+        for _ in range(40):
+            if self.world.scheduler._rows.num_free:
+                self.step()
+        self.add_one([8, *trunk[:length]], max_tokens, priority=-1)
+        self.step()
+
+    @rule(count=st.integers(1, 10))
     def steps(self, count: int) -> None:
         for _ in range(count):
-            self.world.step()
+            self.step()
+
+    def step(self) -> None:
+        flying = bool(self.world.flights)
+        new = {seq.request.request_id for seq in self.world.scheduler.live() if seq.num_cached_tokens is None}
+        self.world.step()
+        self.seen["plans that must settle first"] += self.world.scheduler.must_settle
+        if flying:
+            found = [seq for seq in self.world.scheduler.live() if seq.request.request_id in new]
+            self.seen["requests that found the prefix of a step that had not run"] += sum(
+                bool(seq.num_cached_tokens) for seq in found
+            )
 
     @rule(pick=st.integers(0, 100))
     def abort(self, pick: int) -> None:
@@ -131,8 +226,11 @@ class Life(RuleBasedStateMachine):
     @rule()
     def fail(self) -> None:
         self.world.device.fails = True
-        self.world.step()
-        self.seen["failed steps"] += not self.world.device.fails
+        flying = bool(self.world.flights)
+        self.step()
+        failed = not self.world.device.fails
+        self.seen["failures"] += failed
+        self.seen["failures with steps in flight"] += failed and flying
         self.world.device.fails = False
 
     @rule(pick=st.integers(0, 100))
@@ -141,6 +239,7 @@ class Life(RuleBasedStateMachine):
         if running:
             self.world.scheduler._preempt(running[pick % len(running)])
             self.world.scheduler.check()
+            self.seen["preempted at any moment"] += 1
 
     @rule()
     def reset(self) -> None:
@@ -149,6 +248,13 @@ class Life(RuleBasedStateMachine):
         self.seen["resets"] += 1
 
     def drop(self, seq: Sequence) -> None:
+        if seq.status is Status.WAITING:
+            self.seen["aborted while waiting"] += 1
+        else:
+            partial = seq.row in self.world.scheduler._partial
+            self.seen["aborted in the middle of its prompt" if partial else "aborted while decoding"] += 1
+            rows = [plan.rows.tolist() for plan, _ in self.world.flights]
+            self.seen["aborted with its step in flight"] += any(seq.row in some for some in rows)
         self.world.scheduler.abort(seq.request.request_id)
         self.world.scheduler.check()
         self.aborted.add(seq.request.request_id)
@@ -165,25 +271,25 @@ class Life(RuleBasedStateMachine):
                 assert len(seq.tokens) == len(whole)
             else:
                 assert name in (self.aborted if seq.finish_reason == "abort" else self.world.broken), seq.finish_reason
-            self.seen["preemptions"] += seq.num_preemptions
-            self.seen["cached"] += bool(seq.num_cached_tokens)
-            self.seen["errors"] += seq.finish_reason == "error"
-        self.seen["aborts"] += len(self.aborted)
+            self.seen["requests that found a prefix"] += bool(seq.num_cached_tokens)
+            if seq.finish_reason == "length" and seq.request.sampling.prompt_logprobs is not None:
+                assert [entry.token_id for entry in seq.prompt_logprobs] == prompt[1:]
+                self.seen["finished with a prompt's log-probabilities"] += 1
         self.seen["steps"] += self.world.steps
-        self.seen["overlapped"] += self.world.num_overlapped
-        self.seen["zeroed"] += len(self.world.device.zeroed)
+        self.seen["steps submitted while another was in flight"] += self.world.num_overlapped
+        self.seen["blocks zeroed"] += len(self.world.device.zeroed)
 
 
-def live_for(num_steps: int) -> None:
-    """Random lives until that many steps have been checked."""
-    Life.seen = dict.fromkeys(Life.seen, 0)
+def live_for(num_steps: int, num_lives: int) -> None:
+    """Random lives, so many at a time, until that many steps have been checked."""
+    Life.seen = Counter()
     start = time.perf_counter()
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much]
     while Life.seen["steps"] < num_steps:
         run_state_machine_as_test(
             Life,
             settings=settings(
-                max_examples=100,
+                max_examples=num_lives,
                 stateful_step_count=50,
                 deadline=None,
                 suppress_health_check=checks,
@@ -192,14 +298,14 @@ def live_for(num_steps: int) -> None:
                 print_blob=True,
             ),
         )
-    print(f"{time.perf_counter() - start:.0f} s: {Life.seen}")
-    assert all(Life.seen.values()), Life.seen
+    print(f"{time.perf_counter() - start:.0f} s: {dict(Life.seen)}")
 
 
 def test_whoever_comes_and_goes_the_books_balance() -> None:
-    live_for(3_000)
+    live_for(3_000, num_lives=20)
 
 
 @pytest.mark.slow
 def test_the_books_balance_for_50_000_steps() -> None:
-    live_for(NUM_STEPS)
+    live_for(NUM_STEPS, num_lives=100)
+    assert not (missing := [what for what in MUST_OCCUR if not Life.seen[what]]), missing

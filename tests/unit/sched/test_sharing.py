@@ -191,6 +191,70 @@ def test_an_urgent_request_takes_the_place_of_the_least_urgent() -> None:
     assert all(seq.tokens == continuation([i, 2, 3, 4], 3) for i, seq in enumerate(slow))
 
 
+@pytest.mark.parametrize("budget", [1, 2, 3])
+def test_an_urgent_request_does_not_wait_for_a_budget_that_others_decode_away(budget: int) -> None:
+    world = World(num_blocks=60, budget=Budget(budget, 8, 8), policy="priority")
+    slow = [world.add([i], 30, priority=5) for i in range(3)]
+    for _ in range(12):
+        world.step()
+    assert sum(seq.num_output for seq in slow) > 6
+    urgent = world.add([9] * 6, 2, priority=0)
+    before = world.steps
+    while urgent.finish_reason is None:
+        world.step()
+    assert world.steps - before <= -(-6 // budget) + 1, "its prompt, then its second token"
+    world.drain()
+    assert urgent.tokens == continuation([9] * 6, 2)
+    assert all(seq.tokens == continuation([i], 30) and seq.num_preemptions == 0 for i, seq in enumerate(slow))
+
+
+def test_who_comes_back_goes_before_later_ones_that_decode_the_budget_away() -> None:
+    world = World(num_blocks=60, budget=Budget(2, 4, 4))
+    first, *later = [world.add([i], 30) for i in range(3)]
+    for _ in range(10):
+        world.step()
+    known = first.num_output
+    world.scheduler._preempt(first)
+    for _ in range(2 + known):
+        world.step()
+    assert first.num_output > known, "two tokens a step, all of them its own until it decodes again"
+    world.drain()
+    assert [seq.tokens for seq in (first, *later)] == [continuation([i], 30) for i in range(3)]
+
+
+# ---- rows -----------------------------------------------------------------------------------------------------------
+
+
+def num_prefixes(world: World, shared: int) -> int:
+    """Different first `shared` blocks of running sequences; those of the same must be neighbours in the order."""
+    members = world.scheduler._rows.members.seqs
+    heads = [tuple(seq.blocks[0][:shared]) for seq in members]
+    assert len([head for head, _ in itertools.groupby(heads)]) == len(set(heads))
+    return len(set(heads))
+
+
+@pytest.mark.parametrize("steps_in_flight", [0, 1])
+def test_rows_that_share_a_prefix_stand_together_whoever_comes_and_goes(steps_in_flight: int) -> None:
+    budget = Budget(num_tokens=100, num_seqs=12, num_logits=100)
+    world = World(num_blocks=200, budget=budget, steps_in_flight=steps_in_flight)
+    trunks = [[trunk, *PREFIX] for trunk in range(3)]
+    seqs, seen = [], []
+    for number in range(40):
+        trunk = trunks[number * 7 // 3 % 3]
+        seqs.append(world.add([*trunk, 10 + number % 5, number], 3 + number % 7))
+        world.step()
+        seen.append((num_prefixes(world, 4), len(world.scheduler._running)))
+        plan = world.flights[-1][0] if world.flights else None
+        if plan is not None:
+            place = {row: index for index, row in enumerate(world.scheduler._rows._by_prefix)}
+            order = [place[row] for row in plan.rows.tolist() if row in place]
+            assert order == sorted(order), "a step has the rows in that order"
+        if number % 6 == 5:
+            world.scheduler.abort(seqs[number - 2].request.request_id)
+    assert max(seen) >= (3, 5), "three prefixes, each of several sequences"
+    world.drain()
+
+
 # ---- cache groups ---------------------------------------------------------------------------------------------------
 
 

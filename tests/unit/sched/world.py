@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,12 +59,14 @@ Place = tuple[int, int, int]  # group, block, offset
 
 @dataclass
 class Device:
-    """Runs plans. cache[place] = scope and tokens up to and including the one whose key and value lie there, or None
-    where they are no numbers. As in a real network, a step writes the cache for all its rows before it reads it."""
+    """Runs plans. cache[place] = scope, regime and tokens up to and including the one whose key and value lie there, or
+    None where they are no numbers. As in a real network, a step writes the cache for all its rows before it reads it,
+    and a row's regime is that of the tokens it has."""
 
     block_size: int
     num_rows: int
     windows: list[int | None]
+    regimes: tuple[int, ...] = ()
     rows: dict[int, DeviceRow] = field(default_factory=dict)
     cache: dict[Place, object] = field(default_factory=dict)
     bad_positions: set[int] = field(default_factory=set)  # lengths at which the logits are no numbers
@@ -89,7 +92,7 @@ class Device:
                     place = self.place(mine, group, position)
                     assert place[1] > 0, "keys and values are written to a block of the sequence's own"
                     good = position < mine.broken_from and not self.fails
-                    self.cache[place] = (mine.scope, *mine.tokens[: position + 1]) if good else None
+                    self.cache[place] = self.entry(mine, position) if good else None
         if self.fails:
             self.fails = False
             raise DeviceFailure
@@ -130,6 +133,9 @@ class Device:
                 assert block > 0 or self.windows[added.group] is not None, "block 0 belongs to nobody"
                 self.rows[added.row].tables[added.group][added.start + place] = block
 
+    def entry(self, row: DeviceRow, position: int) -> object:
+        return row.scope, bisect_left(self.regimes, len(row.tokens)), row.tokens[: position + 1]
+
     def place(self, row: DeviceRow, group: int, position: int) -> Place:
         return group, row.tables[group][position // self.block_size], position % self.block_size
 
@@ -139,7 +145,7 @@ class Device:
         for group, window in enumerate(self.windows):
             for position in range(0 if window is None else max(0, start - window + 1), stop):
                 found = self.cache[self.place(row, group, position)]
-                assert found is None or found == (row.scope, *row.tokens[: position + 1]), "somebody else's cache"
+                assert found is None or found == self.entry(row, position), "somebody else's cache"
                 numbers &= found is not None
         return numbers
 
@@ -164,11 +170,13 @@ class World:
         groups: tuple[CacheGroup, ...] = (FULL,),
         policy: str = "fcfs",
         steps_in_flight: int = 0,
+        regimes: tuple[int, ...] = (),
+        scheduler: type[Scheduler] = Scheduler,
     ) -> None:
         self.budget = budget or Budget(num_tokens=8, num_seqs=3, num_logits=6)
         self.kv = KVCacheManager(KVPlan(groups, block_size, num_blocks))
-        self.scheduler = Scheduler(self.kv, self.budget, policy)
-        self.device = Device(block_size, self.budget.num_seqs, [group.window for group in groups])
+        self.scheduler = scheduler(self.kv, self.budget, policy, regimes)
+        self.device = Device(block_size, self.budget.num_seqs, [group.window for group in groups], regimes)
         self.num_blocks, self.steps, self.count = num_blocks, 0, 0
         self.broken: dict[str, int] = {}
         self.steps_in_flight = steps_in_flight

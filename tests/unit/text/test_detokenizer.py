@@ -16,6 +16,7 @@ from tokenizers import Tokenizer as Library
 from aphrodite.text.detokenizer import Detokenizer
 from aphrodite.text.stops import StopFinder
 from aphrodite.text.tokenizer import Tokenizer
+from aphrodite.text.vocabulary import LibraryVocabulary
 from tests.unit.text.kinds import KINDS, texts
 
 
@@ -87,19 +88,18 @@ DECODERS: dict[str, Any] = {
 }
 
 
-def tokenizer_with(decoder: Any, folder: Path) -> Tokenizer:
+def tokenizer_with(decoder: Any) -> Tokenizer:
     """Pieces as tokens, one of them special, and a decoder."""
     library = Library(models.WordLevel({piece: place for place, piece in enumerate(PIECES)}, unk_token="a"))
     library.add_special_tokens([AddedToken("<s>", special=True)])
     if decoder is not None:
         library.decoder = decoder
-    library.save(str(folder / "tokenizer.json"))
-    return Tokenizer(folder / "tokenizer.json")
+    return Tokenizer(LibraryVocabulary(library))
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_every_decoder_of_the_library_is_followed_exactly(name: str, tmp_path: Path) -> None:
-    tokenizer = tokenizer_with(DECODERS[name], tmp_path)
+def test_every_decoder_of_the_library_is_followed_exactly(name: str) -> None:
+    tokenizer = tokenizer_with(DECODERS[name])
 
     @settings(max_examples=150)
     @given(st.lists(st.integers(0, len(PIECES) + 1), max_size=12))
@@ -111,22 +111,22 @@ def test_every_decoder_of_the_library_is_followed_exactly(name: str, tmp_path: P
     exact()
 
 
-def test_only_decoders_in_which_all_may_change_wait_for_the_end(tmp_path: Path) -> None:
-    streams = {name: tokenizer_with(decoder, tmp_path).stream() for name, decoder in DECODERS.items()}
+def test_only_decoders_in_which_all_may_change_wait_for_the_end() -> None:
+    streams = {name: tokenizer_with(decoder).stream() for name, decoder in DECODERS.items()}
     early = {name: "".join(stream.push(1) for _ in range(8)) for name, stream in streams.items()}
     assert {name for name, text in early.items() if text == ""} == {"ctc", "regex"}
 
 
-def test_bytes_of_an_unfinished_character_wait_for_the_rest(tmp_path: Path) -> None:
-    tokenizer = tokenizer_with(decoders.ByteLevel(), tmp_path)
+def test_bytes_of_an_unfinished_character_wait_for_the_rest() -> None:
+    tokenizer = tokenizer_with(decoders.ByteLevel())
     euro = [PIECES.index(piece) for piece in "âĤ¬"]
     assert in_parts(Detokenizer(tokenizer), [*euro, 0]) == ["", "", "€", "a", ""]
     assert in_parts(Detokenizer(tokenizer), euro[:2]) == ["", "", "\ufffd"]
     assert in_parts(Detokenizer(tokenizer), [*euro[:2], 0]) == ["", "", "\ufffda", ""]
 
 
-def test_a_run_of_byte_tokens_waits_for_its_end_since_one_bad_byte_spoils_it(tmp_path: Path) -> None:
-    tokenizer = tokenizer_with(decoders.ByteFallback(), tmp_path)
+def test_a_run_of_byte_tokens_waits_for_its_end_since_one_bad_byte_spoils_it() -> None:
+    tokenizer = tokenizer_with(decoders.ByteFallback())
     run = [PIECES.index(piece) for piece in ("<0xC3>", "<0xA9>", "<0xff>")]
     assert in_parts(Detokenizer(tokenizer), [*run[:2], 0]) == ["", "", "éa", ""]
     assert in_parts(Detokenizer(tokenizer), [*run, 0]) == ["", "", "", "\ufffd\ufffd\ufffda", ""]
@@ -185,9 +185,9 @@ def test_the_stop_string_that_ends_first_is_found_and_no_more_is_held_than_neede
 
 
 @pytest.fixture
-def letters(tmp_path: Path) -> Tokenizer:
+def letters() -> Tokenizer:
     """Tokens that are their own text."""
-    return tokenizer_with(decoders.Fuse(), tmp_path)
+    return tokenizer_with(decoders.Fuse())
 
 
 def test_the_text_ends_at_the_stop_string(letters: Tokenizer) -> None:
@@ -241,8 +241,8 @@ def test_a_stop_string_within_min_tokens_is_text_and_one_that_ends_behind_them_c
     assert (detokenizer.stop_string, detokenizer.num_tokens) == ("ab", 4)
 
 
-def test_a_stop_string_in_text_held_until_the_end_is_found_by_finish(tmp_path: Path) -> None:
-    tokenizer = tokenizer_with(decoders.ByteFallback(), tmp_path)
+def test_a_stop_string_in_text_held_until_the_end_is_found_by_finish() -> None:
+    tokenizer = tokenizer_with(decoders.ByteFallback())
     detokenizer = Detokenizer(tokenizer, stop=["é"])
     assert in_parts(detokenizer, ids_of("a", "<0xC3>", "<0xA9>")) == ["a", "", "", ""]
     assert detokenizer.stop_string == "é" and detokenizer.text == "a"

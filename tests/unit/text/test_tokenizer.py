@@ -11,6 +11,7 @@ from tokenizers import processors
 from transformers import AutoTokenizer
 
 from aphrodite.errors import ModelError
+from aphrodite.text.detokenizer import Detokenizer
 from aphrodite.text.tokenizer import Tokenizer
 from tests.unit.text.kinds import BOS, EOS, KINDS, byte_level, save, texts
 
@@ -29,10 +30,9 @@ def test_prompts_are_tokenised_as_transformers_does(kind: str, folders: dict[str
     assert [ours.encode(text) for text in prompts] == expected
     bare = theirs(prompts, add_special_tokens=False).input_ids
     assert [ours.encode_bare(text) for text in prompts] == bare
-    for ids in expected[::10]:
+    for ids in expected:
         for skip in (True, False):
-            decoded = theirs.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
-            assert ours.decode(ids, skip_special_tokens=skip) == decoded
+            assert ours.decode(ids, skip_special_tokens=skip) == theirs.decode(ids, skip_special_tokens=skip)
 
 
 ADDED = {
@@ -64,6 +64,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "a token that a model names": {"image_token": "<|new|>"},
     "special tokens split": {"split_special_tokens": True},
 }  # fmt: skip
+CONFIGS |= {
+    "a name with flags": {
+        "pad_token": {"__type": "AddedToken", "content": "<|pad|>", "lstrip": True, "normalized": False, "rstrip": True,
+                      "single_word": False, "special": True},
+    },
+    "the same token by two names": {"pad_token": "<|new|>", "eos_token": "<|new|>"},
+}  # fmt: skip
 SAMPLES = ["the <|new|> step", "a<|new|>  b <|pad|>x", "then schedules <a><b> <b>", " <|turn|> the </s>x", "<s>", ""]
 
 
@@ -77,6 +84,37 @@ def test_tokenizer_config_changes_what_it_changes_in_transformers(name: str, tmp
             assert ours.decode(ids, skip_special_tokens=skip) == theirs.decode(ids, skip_special_tokens=skip)
 
 
+SPACED = [
+    "it is n't so , is it ? No ! He 's , she 've ' re . .", "a ' b' ' c ' 's",
+    " . . .", "they 're  ?", "x 'm 's 've 're",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"clean_up_tokenization_spaces": True},
+        {"clean_up_tokenization_spaces": False},
+        {
+            "clean_up_tokenization_spaces": True,
+            "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": True,
+        },
+    ],
+    ids=["on", "off", "forced"],
+)
+def test_decoded_text_is_cleaned_up_as_transformers_does_at_once_and_in_parts(
+    kind: str, config: dict[str, Any], tmp_path: Path
+) -> None:
+    ours, theirs = both(save(KINDS[kind](), tmp_path, config))
+    for ids in theirs([*SPACED, *texts(300, seed=8)]).input_ids:
+        for skip in (True, False):
+            expected = theirs.decode(ids, skip_special_tokens=skip)
+            detokenizer = Detokenizer(ours, skip_special_tokens=skip)
+            parts = [*(detokenizer.append([token]) for token in ids), detokenizer.finish()]
+            assert "".join(parts) == ours.decode(ids, skip_special_tokens=skip) == expected
+
+
 def test_bos_and_eos_come_from_the_post_processor_alone(tmp_path: Path) -> None:
     tokenizer = byte_level()
     ids = {token: tokenizer.token_to_id(token) for token in (BOS, EOS)}
@@ -88,9 +126,8 @@ def test_bos_and_eos_come_from_the_post_processor_alone(tmp_path: Path) -> None:
 
 def test_files_of_older_checkpoints_are_read(tmp_path: Path) -> None:
     folder = save(byte_level(), tmp_path)
-    (folder / "special_tokens_map.json").write_text(
-        json.dumps({"pad_token": {"content": "<|pad|>"}, "eos_token": "<a>"})
-    )
+    named = {"pad_token": {"content": "<|pad|>", "lstrip": True, "rstrip": True}, "eos_token": "<a>"}
+    (folder / "special_tokens_map.json").write_text(json.dumps(named))
     (folder / "added_tokens.json").write_text(json.dumps({"<|new|>": 900, "<b>": 901}))
     ours, theirs = both(folder)
     assert [ours.encode(text) for text in SAMPLES] == theirs(SAMPLES).input_ids

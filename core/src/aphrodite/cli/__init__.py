@@ -1,1 +1,1 @@
-"""The command line: `aphrodite generate|plugins|explain`."""
+"""The command line: one table of flags, a module for each command."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 
 from aphrodite.build import Blueprint, draw_up
-from aphrodite.cli.flags import engine_settings
-from aphrodite.engine.llm import config_from
+from aphrodite.cli.command import Call
+from aphrodite.cli.output import document, print_document
+from aphrodite.config.engine import config_from
 from aphrodite.errors import UsageError
 from aphrodite.ops.table import COMPOSITES, OPS
 from aphrodite.program.explain import SiteReport, count_torch_forms, explain
@@ -18,22 +17,23 @@ from aphrodite.runner.programs import record_updates, record_zeroing
 from aphrodite.sampling.program import Variant, record
 
 
-def run(args: argparse.Namespace) -> int:
+def run(call: Call) -> int:
     """Print the plan of every Program of a model."""
-    if args.op is not None:
+    op = call.options.op
+    if op is not None:
         known = sorted({name.partition("@")[0] for name in (*OPS, *COMPOSITES)})
-        if args.op.partition("@")[0] not in known:
-            raise UsageError(f"--op must be one of {', '.join(known)}, got {args.op!r}", subject="op")
-    blueprint = draw_up(config_from({"model": args.model, **engine_settings(args)}))
+        if op.partition("@")[0] not in known:
+            raise UsageError(f"--op must be one of {', '.join(known)}, got {op!r}", subject="op")
+    blueprint = draw_up(config_from(call.settings), show_bars=not call.quiet)
     try:
         plans = all_plans(blueprint)
     finally:
         blueprint.platform.device.close()
-    reports = [report for plan in plans for report in explain(plan) if _wanted(report, args.op)]
-    if args.json:
-        print(json.dumps(_document(args.model, blueprint, plans, reports), ensure_ascii=False))
+    reports = [report for plan in plans for report in explain(plan) if _wanted(report, op)]
+    if call.common.json:
+        print_document(document(call.command, _content(call.model, blueprint, plans, reports)))
         return 0
-    _print_settings(args.model, blueprint)
+    _print_settings(call.model, blueprint)
     for report in reports:
         _print_site(report)
     print()
@@ -47,18 +47,18 @@ def all_plans(blueprint: Blueprint) -> list[Plan]:
     """The plans of all Programs: forward, the fullest sampling one, row updates, the zeroing of blocks."""
     sampling = record(Variant.fullest(), vocab_size=blueprint.spec.vocab_size, dtype=blueprint.dtype)
     others = (sampling, record_updates(), record_zeroing(blueprint.decoder.kv_refs))
-    return [blueprint.forward, *(blueprint.planner.plan(program) for program in others)]
+    own = [plan for plan in (blueprint.forward, blueprint.attention) if plan is not None]
+    return [*own, *(blueprint.planner.plan(program) for program in others)]
 
 
 def _wanted(report: SiteReport, op: str | None) -> bool:
     return op is None or op in (report.op, report.op.partition("@")[0])
 
 
-def _document(
+def _content(
     model: str, blueprint: Blueprint, plans: Sequence[Plan], reports: Sequence[SiteReport]
 ) -> dict[str, object]:
     return {
-        "schema": "aphrodite.explain/1",
         "model": model,
         "device": blueprint.entry.info.device,
         "plugin": blueprint.entry.plugin,

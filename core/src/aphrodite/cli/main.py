@@ -2,108 +2,132 @@
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import importlib
 import io
-import json
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from aphrodite._version import __version__
-from aphrodite.cli.flags import Formatter, add_engine_flags, add_plugin_flag, add_sampling_flags
-from aphrodite.errors import AphroditeError
-
-_EPILOG = """\
-examples:
-  aphrodite generate ./my-model --prompt "Once upon a time" --max-tokens 64
-  aphrodite explain ./my-model --op linear
-  aphrodite plugins
-
-exit codes: 0 ok, 1 failed, 2 wrong usage, 3 does not fit in memory, 4 model cannot be loaded
-environment: APHRODITE_TARGET_DEVICE (as --device), APHRODITE_PLUGINS (as --plugins), APHRODITE_CACHE (downloads)
-"""
+from aphrodite.cli import help as pages
+from aphrodite.cli.command import Call, Command
+from aphrodite.cli.commands import COMMANDS
+from aphrodite.cli.output import print_document, print_error
+from aphrodite.cli.parse import Words, call, find_command
+from aphrodite.errors import AphroditeError, UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit code."""
-    args = _parser().parse_args(argv)
-    if args.command is None:
-        _parser().print_help()
-        return 0
+    words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show is escaped, not an error
             stream.reconfigure(errors="backslashreplace")
+    schema = None
     try:
-        code: int = importlib.import_module(f"aphrodite.cli.{args.command}").run(args)
-        sys.stdout.flush()
-        return code
-    except AphroditeError as error:
-        return _failed(args, str(error), error.exit_code)
+        try:
+            if not words or words[0].startswith("-"):
+                return _alone(words)
+            if (family := _family(words)) and words[1:2] in ([], ["-h"], ["--help"]):
+                return _print_help(words[2:], family)
+            command, rest = find_command(words)
+            schema = command.schema if "--json" in rest else None
+            return _command(command, rest)
+        except AphroditeError as error:
+            return _failed(schema, str(error), error.exit_code)
+        except OSError as error:  # the disk behind standard output is full, say
+            if isinstance(error, BrokenPipeError):
+                raise
+            return _failed(schema, str(error), 1)
     except KeyboardInterrupt:
         print("aphrodite: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `aphrodite plugins | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would try once more
         return 0
-    except OSError as error:  # the disk behind standard output is full, say
-        return _failed(args, str(error), 1)
 
 
-def _failed(args: argparse.Namespace, message: str, code: int) -> int:
-    """One line of error; with --json also the one document that was promised."""
-    print(f"aphrodite: error: {message}", file=sys.stderr)
-    if getattr(args, "json", False):
-        error = {"message": message, "exit_code": code}
-        print(json.dumps({"schema": f"aphrodite.{args.command}/1", "error": error}, ensure_ascii=False))
+def _alone(words: Sequence[str]) -> int:
+    """`aphrodite`, with no command."""
+    if not words:
+        print(pages.overview(), end="")
+        return 0
+    flag, sign, topic = words[0].partition("=")
+    if flag == "--version" and len(words) == 1:
+        print(f"aphrodite {__version__}")
+        return 0
+    if flag not in ("-h", "--help"):
+        raise UsageError(f"a command comes first, got {words[0]!r}; see `aphrodite --help`", subject=words[0])
+    return _print_help([topic] if sign else words[1:], COMMANDS)
+
+
+def _family(words: Sequence[str]) -> tuple[Command, ...]:
+    """The commands that begin with this word and need another."""
+    return tuple(command for command in COMMANDS if command.name.startswith(f"{words[0]} "))
+
+
+def _print_help(topic: Sequence[str], commands: Sequence[Command]) -> int:
+    """The overview, or the page of a topic."""
+    if topic:
+        print(pages.topic_page(" ".join(topic), commands), end="")
+    elif commands is COMMANDS:
+        print(pages.overview(), end="")
+    else:
+        print(pages.family_page(commands), end="")
+    return 0
+
+
+def _command(command: Command, given: Sequence[str]) -> int:
+    words = Words(command, given)
+    if words.help_topic is not None:
+        topic = words.help_topic
+        print(pages.topic_page(topic, [command]) if topic else pages.first_page(command), end="")
+        return 0
+    asked = call(command, words)
+    with _logging_to_stderr(asked):
+        module = "dump" if asked.common.dump_config else command.module
+        if command.takes_model and not asked.model and module != "dump":
+            raise UsageError(
+                f"{command.name} needs a MODEL: the folder of a Hugging Face checkpoint, or its name on the hub",
+                subject="model",
+            )
+        code: int = importlib.import_module(f"aphrodite.cli.{module}").run(asked)
+    sys.stdout.flush()
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="aphrodite",
-        description="An inference engine for Hugging Face compatible models.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"aphrodite {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-
-    generate = commands.add_parser(
-        "generate", help="continue prompts and print the text", formatter_class=Formatter, description=_GENERATE
-    )
-    generate.add_argument("model", metavar="MODEL", help="folder of a Hugging Face checkpoint, or its name on the hub")
-    generate.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="a prompt; may be repeated")
-    generate.add_argument(
-        "--token-ids", action="append", default=[], metavar="IDS", help="a prompt as token ids: 1,15,7; may be repeated"
-    )
-    generate.add_argument("--json", action="store_true", help="print one JSON document instead of text")
-    generate.add_argument("--quiet", action="store_true", help="no progress bars")
-    add_sampling_flags(generate)
-    add_engine_flags(generate)
-
-    explain = commands.add_parser(
-        "explain",
-        help="show which kernel serves each place of a model, and why",
-        formatter_class=Formatter,
-        description=_EXPLAIN,
-    )
-    explain.add_argument("model", metavar="MODEL", help="folder of a Hugging Face checkpoint, or its name on the hub")
-    explain.add_argument("--op", metavar="NAME", help="only this operation, such as rms_norm or attn_paged")
-    explain.add_argument("--json", action="store_true", help="print one JSON document instead of text")
-    add_engine_flags(explain)
-
-    plugins = commands.add_parser(
-        "plugins", help="list hardware plugins, their state and why", formatter_class=Formatter, description=_PLUGINS
-    )
-    plugins.add_argument("--json", action="store_true", help="print one JSON document instead of text")
-    add_plugin_flag(plugins)
-    return parser
+@contextlib.contextmanager
+def _logging_to_stderr(asked: Call) -> Iterator[None]:
+    """The program is ours here, so its log is too: a line each on standard error."""
+    log, handler = logging.getLogger("aphrodite"), logging.StreamHandler()
+    handler.setFormatter(_OneLine("aphrodite: %(levelname)s: %(message)s"))
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(asked.log_level.upper())
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+        log.removeHandler(handler)
 
 
-_GENERATE = "Continue one or more prompts. Text goes to standard output, everything else to standard error."
-_EXPLAIN = "Plan a model for a device without loading its weights: the kernel at each site and each loser's reason."
-_PLUGINS = "List installed plugins: ready, unavailable, disabled, incompatible or failed, each with its reason."
+class _OneLine(logging.Formatter):
+    """ "aphrodite: warning: ...", as errors read."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.levelname = record.levelname.lower()
+        return super().format(record)
+
+
+def _failed(schema: str | None, message: str, code: int) -> int:
+    """One line of error; with --json also the one document that was promised."""
+    print_error(message)
+    if schema is not None:
+        print_document({"schema": schema, "error": {"message": message, "exit_code": code}})
+    return code
+
 
 if __name__ == "__main__":
     sys.exit(main())

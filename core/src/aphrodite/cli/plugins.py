@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
+import textwrap
 
-from aphrodite.config.engine import DeviceConfig, EngineConfig
+from aphrodite.cli.command import Call
+from aphrodite.cli.output import document, print_document
+from aphrodite.config.engine import config_from
 from aphrodite.discovery.discover import PluginReport
 from aphrodite.discovery.hooks import CONTRACT
 from aphrodite.resolve import find_plugins
 
 
-def run(args: argparse.Namespace) -> int:
+def run(call: Call) -> int:
     """Print the report. A broken plugin is a line in it, not a failure of the command."""
-    config = EngineConfig(device=DeviceConfig(plugins=args.plugins or ""))
-    reports = find_plugins(config).reports
+    reports = find_plugins(config_from(call.settings)).reports
     contract = CONTRACT.removeprefix("v").replace("_", ".")
-    if args.json:
-        document = {
-            "schema": "aphrodite.plugins/1",
-            "contract": contract,
-            "plugins": [dataclasses.asdict(report) for report in reports],
-        }
-        print(json.dumps(document, ensure_ascii=False))
+    if call.common.json:
+        content = {"contract": contract, "plugins": [dataclasses.asdict(report) for report in reports]}
+        print_document(document(call.command, content))
         return 0
     print(f"contract {contract}, {len(reports)} plugin{'' if len(reports) == 1 else 's'} installed")
     for report in reports:
         _print(report)
-    print("core: the CPU through torch forms alone, whenever no plugin serves it")
+    print("\ncore: the CPU through torch forms alone, whenever no plugin serves it")
     return 0
 
 
@@ -41,7 +37,7 @@ def _print(report: PluginReport) -> None:
     for device in report.devices:
         print(f"  device   {device.device}: {device.name}" + (f" ({device.arch})" if device.arch else ""))
     if report.kernels:
-        print(f"  kernels  {', '.join(report.kernels)}")
+        print(textwrap.fill(f"  kernels  {', '.join(report.kernels)}", 80, subsequent_indent=" " * 11))
     for provider, reason in report.dropped:
         print(f"  dropped  {provider}: {reason}")
     for note in report.notes:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
 
 from aphrodite.sched.scheduler import Scheduler
 from aphrodite.types.request import Request, Sequence
+from aphrodite.types.stats import EngineStats
 from aphrodite.types.step import Pending, Runner, SchedulerOutput
 
 _LOG = logging.getLogger("aphrodite")
@@ -17,16 +21,25 @@ class Engine:
     """Drives a runner by a scheduler's plans.
 
     steps_in_flight  steps that run while the next is scheduled; 0: each step's results are waited for
+    clock            seconds, for the times of requests
 
         host     plan 1 | plan 2 | settle 1, plan 3 | settle 2, plan 4 | ...
         device            step 1 | step 2           | step 3           | ...
     """
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, steps_in_flight: int = 0) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        steps_in_flight: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._scheduler = scheduler
         self._runner = runner
         self._steps_in_flight = steps_in_flight
+        self._clock = clock
         self._flights: deque[tuple[SchedulerOutput, Pending]] = deque()
+        self._num_steps = 0  # settled
         self._num_failures = 0  # since the last step that went well
 
     @property
@@ -39,9 +52,12 @@ class Engine:
         """Steps submitted and not settled."""
         return len(self._flights)
 
-    def add(self, request: Request) -> Sequence:
-        """Queue a request; the sequence that comes back is read-only for the caller."""
-        return self._scheduler.add(request)
+    def add(self, request: Request, arrival_s: float | None = None) -> Sequence:
+        """Queue a request, which arrived at that time of the clock (absent: now). The sequence that comes back is
+        read-only for the caller."""
+        seq = self._scheduler.add(request)
+        seq.times.arrival_s = self._clock() if arrival_s is None else arrival_s
+        return seq
 
     def abort(self, request_id: str) -> None:
         """Drop a request, wherever it stands."""
@@ -69,6 +85,8 @@ class Engine:
 
     def _step(self) -> list[Sequence]:
         plan = self._scheduler.schedule()
+        for seq in self._scheduler.started:
+            seq.times.first_scheduled_s = seq.times.first_scheduled_s or self._clock()
         if plan is not None:
             self._flights.append((plan, self._runner.sample(self._runner.submit(plan))))
         if plan is None or self._scheduler.must_settle:
@@ -82,9 +100,24 @@ class Engine:
             plan, pending = self._flights[0]
             result = pending.result()
             self._flights.popleft()
+            self._num_steps += 1
             self._num_failures = 0
-            changed.update((id(seq), seq) for seq in self._scheduler.update(plan, result))
+            settled = self._scheduler.update(plan, result)
+            self._note_times(settled)
+            if not changed and len(self._flights) <= max(0, num_left):
+                return settled
+            changed.update((id(seq), seq) for seq in settled)
         return list(changed.values())
+
+    def _note_times(self, settled: list[Sequence]) -> None:
+        """When a first token came, and when it was over."""
+        news = [seq for seq in settled if seq.times.first_token_s is None or seq.finish_reason is not None]
+        for seq in news:
+            now = self._clock()
+            if seq.times.first_token_s is None and seq.num_output:
+                seq.times.first_token_s = now
+            if seq.finish_reason is not None:
+                seq.times.finished_s = now
 
     def recover(self) -> None:
         """Wait for the device, forget the steps in flight, and let every running sequence start over: the device's
@@ -96,6 +129,14 @@ class Engine:
     def reset_prefix_cache(self) -> None:
         """Forget all cached blocks: nothing computed so far is used for requests to come."""
         self._scheduler.reset_prefix_cache()
+
+    def stats(self) -> EngineStats:
+        """How full it is, and what it has done."""
+        return replace(self._scheduler.stats(), num_steps=self._num_steps)
+
+    def not_started(self) -> list[str]:
+        """The ids of requests of which nothing has been computed yet."""
+        return [seq.request.request_id for seq in self._scheduler.live() if seq.times.first_scheduled_s is None]
 
     def check(self) -> None:
         """AssertionError unless the scheduler's books balance."""

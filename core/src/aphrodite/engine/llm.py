@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from aphrodite.build import assemble
-from aphrodite.config.engine import CacheConfig, DeviceConfig, EngineConfig, ModelConfig, SchedulerConfig
-from aphrodite.engine.outputs import request_output
-from aphrodite.engine.requests import RequestMaker, children
-from aphrodite.errors import UsageError
+from aphrodite.build import Blueprint
+from aphrodite.config.engine import EngineConfig
+from aphrodite.engine.local import LocalEngine
+from aphrodite.engine.mailbox import Mailbox, Stream
+from aphrodite.engine.requests import Prepared
+from aphrodite.progress import shown
 from aphrodite.text.tokenizer import Tokenizer
 from aphrodite.types.outputs import RequestOutput
 from aphrodite.types.progress import NoProgress, Progress
-from aphrodite.types.request import Sequence as EngineSequence
 from aphrodite.types.sampling_params import SamplingParams
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
+Messages = Sequence[Mapping[str, Any]]
+Params = SamplingParams | Sequence[SamplingParams] | None
 
-_SECTIONS: Mapping[str, type[Any]] = {
-    "model": ModelConfig,
-    "cache": CacheConfig,
-    "scheduler": SchedulerConfig,
-    "device": DeviceConfig,
-}
-
-
-def config_from(settings: Mapping[str, Any]) -> EngineConfig:
-    """An EngineConfig from flat settings, as LLM takes them. UsageError names one that does not exist."""
-    left = dict(settings)
-    if "dtype" in left:
-        left["dtype"] = str(left["dtype"])  # torch.bfloat16 reads "torch.bfloat16"
-    sections = {}
-    for name, kind in _SECTIONS.items():
-        known = kind.__dataclass_fields__
-        sections[name] = kind(**{key: left.pop(key) for key in list(left) if key in known})
-    if left:
-        unknown = next(iter(left))
-        known_names = sorted(key for kind in _SECTIONS.values() for key in kind.__dataclass_fields__)
-        raise UsageError(f"there is no setting {unknown!r}; there are {', '.join(known_names)}", subject=unknown)
-    return EngineConfig(**sections)
+_PROGRESS_EVERY_S = 0.1
 
 
 class LLM:
@@ -54,30 +34,21 @@ class LLM:
     progress  told about long work; nothing is printed by default
     settings  fields of EngineConfig: dtype, device, max_model_len, max_num_seqs, num_blocks, seed, load_format ...
     Raises UsageError, ModelError or CapacityError; each says what to do. Use as a context manager, or call close().
+
+    May be used from several threads at once, whose requests share the engine's steps. It has one thread and no process,
+    and leaves signals, logging and the environment alone.
     """
 
     def __init__(self, model: str, *, progress: Progress | None = None, **settings: Any) -> None:
-        self.config = config_from({"model": str(model), **settings})
-        assembled = assemble(self.config, progress)
-        self.blueprint = assembled.blueprint
-        self._engine = assembled.engine
-        self._lock = threading.RLock()
-        self._threads = {threading.get_ident()}  # those that have made the device theirs; assemble was the first
-        self._running = False
-        self._closed = False
-        try:
-            self.tokenizer = Tokenizer.find(self.blueprint.folder)
-            self._requests = RequestMaker(self.blueprint, self.tokenizer)
-        except BaseException:
-            self._engine.close()
-            raise
+        self._local = LocalEngine(model, progress, settings)
 
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: Params = None,
         *,
         priority: int | Sequence[int] = 0,
+        use_tqdm: bool | Callable[..., Any] = False,
         progress: Progress | None = None,
     ) -> list[RequestOutput]:
         """Continue each prompt; results in the order of the prompts.
@@ -87,46 +58,83 @@ class LLM:
                          same salt alone
         sampling_params  one for all, or one for each prompt
         priority         likewise; lower goes first, where scheduling_policy is "priority"
+        use_tqdm         show progress on standard error; a class such as tqdm shows it its own way
+        progress         told about progress, in place of use_tqdm
         Raises UsageError, before anything runs, if one prompt or parameter cannot be used.
         """
-        requests = self._requests.make_all(prompts, sampling_params, priority)
-        families = [children(request) for _, request in requests]
-        progress = progress or NoProgress()
-        with self._lock:
-            self._enter()
-            try:
-                self._running = True
-                sequences = [[self._engine.add(child) for child in family] for family in families]
-                every = [sequence for family in sequences for sequence in family]
-                most = sum(seq.request.max_total_tokens - len(seq.request.prompt_token_ids) for seq in every)
-                progress.start("generating", most, "tok")
-                self._run(every, progress)
-            finally:
-                for child in (child for family in families for child in family):  # only after an error are any left
-                    self._engine.abort(child.request_id)
-                self._running = False
-                progress.finish()
-        return [
-            request_output(family, text, self.tokenizer) for (text, _), family in zip(requests, sequences, strict=True)
-        ]
+        prepared = self._local.frontend.prepare(prompts, sampling_params, priority)
+        return self._run(prepared, progress or shown(use_tqdm))
 
-    def _run(self, sequences: Sequence[EngineSequence], progress: Progress) -> None:
+    def chat(
+        self,
+        messages: Messages | Sequence[Messages],
+        sampling_params: Params = None,
+        *,
+        priority: int | Sequence[int] = 0,
+        use_tqdm: bool | Callable[..., Any] = False,
+        progress: Progress | None = None,
+        **how: Any,
+    ) -> list[RequestOutput]:
+        """Answer each conversation, written by the model's chat template; results in their order.
+
+        messages  [{"role": "user", "content": "Hello"}], or a list of such lists
+        how       add_generation_prompt (default true), continue_final_message, tools, chat_template (a text, a file's
+                  path, or the name of one of the model's), chat_template_kwargs: what else the template reads
+        Control tokens that a message spells are encoded as text. Other arguments and errors as in `generate`.
+        """
+        prepared = self._local.frontend.prepare_chat(messages, sampling_params, priority, **how)
+        return self._run(prepared, progress or shown(use_tqdm))
+
+    def stream(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, priority: int = 0
+    ) -> Iterator[RequestOutput]:
+        """Continue one prompt: an output whenever there is more, each with all there is so far; the last is finished.
+
+        The request is aborted when the iterator is closed or dropped. UsageError, at once, for what cannot be used.
+        """
+        prepared = self._local.frontend.prepare_one(prompt, sampling_params, priority)
+        return Stream(self._local.loop, self._local.frontend.state(prepared), prepared)
+
+    def stream_chat(
+        self, messages: Messages, sampling_params: SamplingParams | None = None, *, priority: int = 0, **how: Any
+    ) -> Iterator[RequestOutput]:
+        """Answer one conversation, as `stream` does; arguments as in `chat`."""
+        (prepared,) = self._local.frontend.prepare_chat(messages, sampling_params, priority, **how)
+        return Stream(self._local.loop, self._local.frontend.state(prepared), prepared)
+
+    def _run(self, prepared: Sequence[Prepared], progress: Progress) -> list[RequestOutput]:
+        """All outputs, once all have ended."""
+        states = [self._local.frontend.state(one) for one in prepared]
+        requests = [request for one in prepared for request in one.requests]
+        mailbox = Mailbox(states, eager=False)
+        every_s = None if isinstance(progress, NoProgress) else _PROGRESS_EVERY_S
+        progress.start("generating", sum(r.max_total_tokens - len(r.prompt_token_ids) for r in requests), "tok")
         done = 0
-        while self._engine.has_work:
-            self._engine.step()
-            now = sum(sequence.num_output for sequence in sequences)
-            progress.advance(now - done)
-            done = now
+        try:
+            self._local.loop.add(requests, mailbox.put)
+            while not mailbox.is_finished:
+                self._local.loop.abort(mailbox.read(every_s))
+                progress.advance(mailbox.num_output - done)
+                done = mailbox.num_output
+        finally:
+            self._local.loop.abort(mailbox.live)  # only after an error are any left
+            progress.finish()
+        return [state.output() for state in states]
 
-    def _enter(self) -> None:
-        """Refuse what cannot run now; make the device current for a thread that is new to it."""
-        if self._closed:
-            raise UsageError("this LLM is closed: make a new one", subject="llm")
-        if self._running:
-            raise UsageError("generate and close cannot be called from inside generate", subject="llm")
-        if threading.get_ident() not in self._threads:
-            self.blueprint.platform.device.activate()
-            self._threads.add(threading.get_ident())
+    @property
+    def blueprint(self) -> Blueprint:
+        """What was decided for the engine, and why."""
+        return self._local.blueprint
+
+    @property
+    def config(self) -> EngineConfig:
+        """The settings that it was made with."""
+        return self._local.config
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The model's tokenizer; None for a model without."""
+        return self._local.frontend.tokenizer
 
     @property
     def sampling_defaults(self) -> Mapping[str, Any]:
@@ -134,19 +142,13 @@ class LLM:
         return self.blueprint.generation.defaults
 
     def reset_prefix_cache(self) -> None:
-        """Forget the KV blocks of all past requests, say before a measurement."""
-        with self._lock:
-            if not self._closed:
-                self._engine.reset_prefix_cache()
+        """Forget the KV blocks of all past requests, say before a measurement. UsageError after close."""
+        self._local.loop.call(lambda engine: engine.reset_prefix_cache())
 
     def close(self) -> None:
-        """Give back the device and its memory; further calls fail, but for close() itself. UsageError from inside
-        generate (a progress callback)."""
-        with self._lock:
-            if not self._closed:
-                self._enter()
-                self._closed = True
-                self._engine.close()
+        """Give back the device and its memory. What still runs in other threads raises UsageError there, as all further
+        calls do, but for close() itself."""
+        self._local.close()
 
     def __enter__(self) -> LLM:
         return self

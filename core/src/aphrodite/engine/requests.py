@@ -4,99 +4,109 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
-from aphrodite.build import Blueprint
-from aphrodite.errors import UsageError
+from aphrodite.errors import ContextLengthError, UsageError
 from aphrodite.sampling.shaping import shape
 from aphrodite.text.tokenizer import Tokenizer
+from aphrodite.types.model_card import ModelCard
 from aphrodite.types.request import Request
 from aphrodite.types.sampling_params import MAX_SEED, SamplingParams
 
 _TEXT_BYTES_A_TOKEN = 1024  # a text longer than this times max_model_len is refused before it is tokenised
 
 
-class RequestMaker:
-    """Checks prompts and parameters against a model and numbers the requests."""
+@dataclass(frozen=True)
+class Prepared:
+    """A prompt that was checked: its text, if it had one, and the requests that it takes, one each of its `n`
+    continuations; one stands for `n` equal ones."""
 
-    def __init__(self, blueprint: Blueprint, tokenizer: Tokenizer | None) -> None:
+    text: str | None
+    requests: tuple[Request, ...]
+
+
+class RequestMaker:
+    """Checks prompts and parameters against a model and numbers the requests. Safe to call from several threads."""
+
+    def __init__(self, card: ModelCard, tokenizer: Tokenizer | None) -> None:
+        self._card = card
         self._tokenizer = tokenizer
-        self._vocab_size = blueprint.spec.vocab_size
-        self._max_len = blueprint.sizes.max_model_len
-        self._folder = blueprint.folder
-        self._generation = blueprint.generation
-        self._seed = blueprint.config.model.seed
+        self._max_len = card.max_model_len
         self._numbers = itertools.count()
 
-    def make_all(self, prompts: Any, sampling: Any, priority: Any = 0) -> list[tuple[str | None, Request]]:
-        """(the prompt's text if it had one, the request) for each prompt. UsageError names the first that is wrong."""
-        many = _as_list(prompts)
-        params = _spread(sampling, len(many))
-        priorities = _spread_priority(priority, len(many))
-        return [self.make(*one, place) for place, one in enumerate(zip(many, params, priorities, strict=True))]
+    def make_all(self, prompts: Any, sampling: Any, priority: Any = 0) -> list[Prepared]:
+        """Each prompt of one or several. UsageError names the first that is wrong."""
+        many = as_list(prompts)
+        params = spread(sampling, len(many))
+        priorities = spread_priority(priority, len(many))
+        return [
+            self.make(*one, f"prompts[{place}]") for place, one in enumerate(zip(many, params, priorities, strict=True))
+        ]
 
-    def make(self, prompt: Any, sampling: SamplingParams, priority: int, place: int) -> tuple[str | None, Request]:
-        """One request; `place` is the prompt's number, for messages."""
-        where = f"prompts[{place}]"
+    def make(
+        self, prompt: Any, sampling: SamplingParams, priority: int, where: str, text: str | None = None
+    ) -> Prepared:
+        """One prompt; `where` names it in messages, `text` is what it was made of, where that is no text to encode."""
         prompt, salt = _opened(prompt, where)
-        text = prompt if isinstance(prompt, str) else None
-        ids: list[Any] = self._encode(text, where) if text is not None else _ids_of(prompt, where)
+        if isinstance(prompt, str):
+            text = prompt
+        ids: list[Any] = self._encode(prompt, where) if isinstance(prompt, str) else _ids_of(prompt, where)
         if not ids:
             raise UsageError(f"{where} is empty: a prompt needs at least one token", subject=where)
         checked = [self._token(token, f"{where}[{index}]") for index, token in enumerate(ids)]
         if len(ids) >= self._max_len:
-            raise UsageError(
+            raise ContextLengthError(
                 f"{where} has {len(ids)} tokens; max_model_len {self._max_len} leaves room for prompts of at most "
                 f"{self._max_len - 1}: shorten it, or raise max_model_len",
                 subject=where,
             )
-        sampling = sampling.over(self._generation.defaults)
+        sampling = sampling.over(self._card.defaults)
         if sampling.stop and self._tokenizer is None:
             raise UsageError(
-                f"stop must be absent for a model without tokenizer.json, got {list(sampling.stop)!r}: {self._folder} "
-                "has none, use stop_token_ids",
+                f"stop must be absent for a model without tokenizer.json, got {list(sampling.stop)!r}: "
+                f"{self._card.folder} has none, use stop_token_ids",
                 subject="stop",
             )
         shaping = shape(
             sampling,
             num_prompt=len(ids),
-            end_ids=self._generation.end_ids,
-            vocab_size=self._vocab_size,
+            end_ids=self._card.end_ids,
+            vocab_size=self._card.vocab_size,
             encode=self._tokenizer.encode_bare if self._tokenizer else None,
         )
         number = next(self._numbers)
-        seed = sampling.seed if sampling.seed is not None and sampling.seed >= 0 else _mix(self._seed, number)
+        seed = sampling.seed if sampling.seed is not None and sampling.seed >= 0 else _mix(self._card.seed, number)
         total = self._max_len if sampling.max_tokens is None else min(len(ids) + sampling.max_tokens, self._max_len)
         request = Request(
             str(number),
             tuple(checked),
             sampling,
             seed,
-            self._generation.end_ids,
+            self._card.end_ids,
             total,
             shaping,
             priority=priority,
             cache_salt=salt,
         )
-        return text, request
+        return Prepared(text, tuple(children(request)))
 
     def _token(self, token: Any, where: str) -> int:
         """A token id of the vocabulary; any integer type will do, bool is none."""
-        if not isinstance(token, bool) and isinstance(token, Integral) and 0 <= int(token) < self._vocab_size:
+        if not isinstance(token, bool) and isinstance(token, Integral) and 0 <= int(token) < self._card.vocab_size:
             return int(token)
         raise UsageError(
-            f"{where}: a token id must be an integer in 0..{self._vocab_size - 1}, got {token!r}", subject=where
+            f"{where}: a token id must be an integer in 0..{self._card.vocab_size - 1}, got {token!r}", subject=where
         )
 
     def _encode(self, text: str, where: str) -> list[int]:
         if self._tokenizer is None:
             raise UsageError(
-                f"{where} is text, and {self._folder} has no tokenizer.json: pass token ids", subject=where
+                f"{where} is text, and {self._card.folder} has no tokenizer.json: pass token ids", subject=where
             )
         if len(text) > _TEXT_BYTES_A_TOKEN * self._max_len:
-            raise UsageError(
+            raise ContextLengthError(
                 f"{where} has {len(text)} characters, which cannot fit into max_model_len {self._max_len} tokens",
                 subject=where,
             )
@@ -124,7 +134,7 @@ def children(request: Request) -> list[Request]:
     ]
 
 
-def _as_list(prompts: Any) -> list[Any]:
+def as_list(prompts: Any) -> list[Any]:
     """One prompt or several, as several."""
     if isinstance(prompts, (str, Mapping)):
         return [prompts]
@@ -161,7 +171,8 @@ def _ids_of(prompt: Any, where: str) -> list[Any]:
     return list(prompt)
 
 
-def _spread(sampling: Any, count: int) -> list[SamplingParams]:
+def spread(sampling: Any, count: int) -> list[SamplingParams]:
+    """Parameters for each of so many prompts, from one for all or one for each. UsageError if they are others."""
     one = SamplingParams() if sampling is None else sampling
     params = list(one) if isinstance(one, (list, tuple)) else [one] * count
     if len(params) != count:
@@ -175,7 +186,8 @@ def _spread(sampling: Any, count: int) -> list[SamplingParams]:
     return params
 
 
-def _spread_priority(priority: Any, count: int) -> list[int]:
+def spread_priority(priority: Any, count: int) -> list[int]:
+    """The same for priorities."""
     many = list(priority) if isinstance(priority, (list, tuple)) else [priority] * count
     if len(many) != count:
         raise UsageError(

@@ -29,6 +29,14 @@ class Change(NamedTuple):
     blocks: list[int]
 
 
+class Usage(NamedTuple):
+    """Blocks of the first group: all usable ones, those that nobody holds, and those of these that are cached."""
+
+    num_blocks: int
+    num_free: int
+    num_evictable: int
+
+
 class KVCacheManager:
     """Finds, reserves, publishes and frees blocks. One pool a group; a sequence needs room in all of them.
 
@@ -84,6 +92,16 @@ class KVCacheManager:
         elif len(seq.blocks[0]) == start:
             return []
         return [Change(group, start, table[start:]) for group, table in enumerate(seq.blocks)]
+
+    def extend(self, seq: Sequence) -> list[Change]:
+        """One more block in each group, for a sequence whose blocks are full; there must be one (`num_free`)."""
+        changes = []
+        for group, pool in enumerate(self._pools):
+            table, blocks = seq.blocks[group], pool.take(1)
+            assert blocks is not None, "there is no free block"
+            changes.append(Change(group, len(table), blocks))
+            table += blocks
+        return changes
 
     def _adopt(self, seq: Sequence, match: Match) -> None:
         for pool, table, found in zip(self._pools, seq.blocks, match.blocks, strict=True):
@@ -204,6 +222,11 @@ class KVCacheManager:
     def num_cached(self) -> int:
         """Blocks that can be found, in all groups."""
         return sum(pool.num_cached for pool in self._pools)
+
+    def usage(self) -> Usage:
+        """How full the first group is."""
+        pool = self._pools[0]
+        return Usage(pool.num_blocks, pool.num_free, pool.num_evictable)
 
     def check(self, live: Iterable[Sequence]) -> None:
         """AssertionError unless pools are sound and hold exactly the blocks of the live sequences."""

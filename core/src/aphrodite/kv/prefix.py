@@ -15,8 +15,9 @@ _TOKEN_BYTES = array("i").itemsize
 class HashChain:
     """digest(block) = BLAKE2b(key, digest(block before) + its tokens); before the first stands the request's scope.
 
-    The scope is the tenant's salt; adapters join it, and media their block, with the change that brings them. The key
-    is drawn at random, so that nobody outside can look for two prompts of one name. Source: RFC 7693, section 2.9.
+    The scope is the tenant's salt and the sequence's regime; adapters join it, and media their block, with the change
+    that brings them. The key is drawn at random, so that nobody outside can look for two prompts of one name.
+    Source: RFC 7693, section 2.9.
     """
 
     def __init__(self, block_size: int, key: bytes | None = None) -> None:
@@ -33,7 +34,7 @@ class HashChain:
         start = len(digests)
         if num_blocks <= start:
             return
-        parent = digests[-1] if digests else self._scope(seq.request.cache_salt)
+        parent = digests[-1] if digests else self._scope(seq.request.cache_salt, seq.regime)
         tokens = array("i", seq.tokens[start * size : num_blocks * size]).tobytes()
         width = size * _TOKEN_BYTES
         append = digests.append
@@ -41,6 +42,6 @@ class HashChain:
             parent = blake2b(parent + tokens[first : first + width], digest_size=_DIGEST_BYTES, key=key).digest()
             append(parent)
 
-    def _scope(self, salt: str | None) -> bytes:
-        text = b"" if salt is None else b"salt:" + salt.encode()
+    def _scope(self, salt: str | None, regime: int) -> bytes:
+        text = regime.to_bytes(4, "little") + (b"" if salt is None else b"salt:" + salt.encode())
         return blake2b(text, digest_size=_DIGEST_BYTES, key=self._key, person=b"scope").digest()

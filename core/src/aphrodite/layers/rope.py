@@ -187,15 +187,8 @@ class LongRopeScaling:
         regimes = (self.short, self.long) if max_len > self.original_max_position else (self.short,)
         return tuple(1.0 / (torch.tensor(factors) * theta**exponent) for factors in regimes)
 
-    def longest(self, max_position: int) -> Longest:
-        """No further than `short` serves: a sequence that grows beyond must compute its keys anew with `long`."""
-        if max_position <= self.original_max_position:
-            return Longest(max_position, "the model's max_position_embeddings")
-        return Longest(
-            self.original_max_position,
-            "the model's original_max_position_embeddings: longer sequences take the long factors of longrope, to "
-            "which this version cannot change",
-        )
+    def longest(self, max_position: int) -> Longest | None:
+        return None
 
 
 @dataclass(frozen=True)

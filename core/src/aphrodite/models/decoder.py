@@ -9,16 +9,14 @@ from aphrodite.layers.linear import Linear
 from aphrodite.layers.norm import norm_of
 from aphrodite.models.layer import DecoderLayer, decoder_layer
 from aphrodite.models.spec import DecoderSpec
+from aphrodite.models.step import R, record_inputs, record_slots
 from aphrodite.ops import attention as attention_ops
 from aphrodite.ops import elementwise
 from aphrodite.ops import rows as row_ops
-from aphrodite.ops.kernel import Extent
 from aphrodite.platform.dtypes import ITEMSIZE
 from aphrodite.program.parameters import Parameter, ParameterList
 from aphrodite.program.trace import Program, Tracer
 from aphrodite.program.values import KVRef, RowsRef, Value
-
-T, S, R = Extent("T"), Extent("S"), Extent("R")
 
 
 class Decoder:
@@ -100,55 +98,31 @@ class Decoder:
         return CacheGroup("sliding", layers, window) if window else CacheGroup("full", layers)
 
     def _step_inputs(self, t: Tracer, block_size: int, table_width: int, meta_words: int) -> StepInputs:
-        """Record what turns the step's plan and the row state into packed inputs. draw_rows, forced go to sampling."""
-        rows = RowsRef()
-        seq_rows, num_new, num_logits, draws = (
-            t.external(name, (S,), "i32") for name in ("seq_rows", "num_new", "num_logits", "draws")
-        )
-        draw_rows, forced = t.external("draw_rows", (R,), "i32"), t.external("forced", (R,), "i64")
-        token_ids, positions, row_of_token, cu_q, seq_lens, logit_rows = t.call(
-            row_ops.step_inputs,
-            "step.inputs",
-            sizes={"T": T, "R": R},
-            draw_rows=draw_rows,
-            forced=forced,
-            rows=rows,
-            seq_rows=seq_rows,
-            num_new=num_new,
-            num_logits=num_logits,
-            draws=draws,
-        )
+        """Record what turns the step's plan and the row state into what layers read."""
+        inputs = record_inputs(t)
         groups = {}
         for group in range(len(self.cache_groups)):
-            slots, tables = t.call(
-                row_ops.step_slots,
-                f"step.slots{group}",
-                sizes={"B": table_width},
-                rows=rows,
-                seq_rows=seq_rows,
-                row_of_token=row_of_token,
-                positions=positions,
-                group=group,
-                block_size=block_size,
-            )
+            slots, tables = record_slots(t, inputs, group=group, block_size=block_size, table_width=table_width)
             meta = t.call(
                 attention_ops.attn_plan,
                 f"step.plan{group}",
                 sizes={"P": meta_words},
-                seq_lens=seq_lens,
-                cu_q=cu_q,
+                seq_lens=inputs.seq_lens,
+                cu_q=inputs.cu_q,
             )
             groups[group] = GroupInputs(slots, tables, meta)
         places = {
             at: t.call(
                 row_ops.table_positions,
                 f"step.rope{at}",
-                positions=positions,
-                row_of_token=row_of_token,
-                rows=rows,
+                positions=inputs.positions,
+                row_of_token=inputs.row_of_token,
+                rows=RowsRef(),
                 original=at,
                 stride=self._max_len,
             )
             for at in self.switches
         }
-        return StepInputs(token_ids, positions, seq_lens, cu_q, logit_rows, groups, places)
+        return StepInputs(
+            inputs.token_ids, inputs.positions, inputs.seq_lens, inputs.cu_q, inputs.logit_rows, groups, places
+        )

@@ -49,7 +49,8 @@ def read_attention(
 ) -> AttentionSpec:
     """Attention of the layers of one kind: only those of SLIDING have a window."""
     refuse(config, "use_bidirectional_attention", "a decoder is causal")
-    window = config.bound("sliding_window", int, 4096) if kind == SLIDING else 0
+    given = config.bound("sliding_window", int, 4096)  # read in any case: without sliding layers it says nothing
+    window = given if kind == SLIDING else 0
     require_window(config, [kind], window)
     biased = config.get("attention_bias", bool, False)
     return attention(

@@ -29,21 +29,22 @@ FAMILIES: dict[str, Callable[[HFConfig], DecoderSpec]] = {
 }
 
 
-def decoder_spec(config: HFConfig) -> DecoderSpec:
-    """The network of a config. ModelError names an architecture that no page reads, or a field that its page must."""
+def page_of(config: HFConfig) -> str | None:
+    """The architecture of a config that has a page; None if none has. ModelError if it names no architecture."""
     listed = config.data.get("architectures")
     if not isinstance(listed, list) or not listed or not all(isinstance(name, str) for name in listed):
         raise ModelError(
             f"{config.where}: the field 'architectures' must be a list of names, got {listed!r}",
             subject="architectures",
         )
-    for name in listed:
-        if name in FAMILIES:
-            seen = Seen(config.data)
-            spec = FAMILIES[name](HFConfig(seen, config.where))
-            refuse_unread(config, seen.names)
-            return spec
-    raise ModelError(
-        f"{config.where}: architecture {', '.join(listed)} is not supported; supported: {', '.join(sorted(FAMILIES))}",
-        subject=listed[0],
-    )
+    return next((name for name in listed if name in FAMILIES), None)
+
+
+def decoder_spec(config: HFConfig) -> DecoderSpec:
+    """The network of a config that has a page. ModelError names a field that its page must know, and does not."""
+    name = page_of(config)
+    assert name is not None, "no page reads this config"
+    seen = Seen(config.data)
+    spec = FAMILIES[name](HFConfig(seen, config.where))
+    refuse_unread(config, seen.names)
+    return spec

@@ -77,11 +77,16 @@ def read_layer_ropes(
             )
         parts = {kind: nested.part(kind) or HFConfig({}, nested.where) for kind in bases}
     return {
-        kind: _Reader(config, parts[kind], max_position, {}).rope(
+        kind: _Reader(config, _without_truncate(parts[kind]), max_position, {}).rope(
             head_dim, config.positive(field, theta), "neox", partial=False
         )
         for kind, (field, theta) in bases.items()
     }
+
+
+def _without_truncate(part: HFConfig) -> HFConfig:
+    """The object of one kind of layer, as Transformers reads it: a yarn's `truncate` has no effect there."""
+    return HFConfig({name: value for name, value in part.data.items() if name != "truncate"}, part.where)
 
 
 class _Reader:

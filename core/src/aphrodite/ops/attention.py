@@ -40,6 +40,7 @@ def _write_examples(dtype: str, seed: int) -> Iterator[Example]:
     "kv_write@1",
     "cache[Hk,D,Dv] KVView X!, k[T,Hk,D] A, v[T,Hk,Dv] A, slots[T] i64",
     examples=_write_examples,
+    exact=True,
 )
 def kv_write(cache: KVView, k: torch.Tensor, v: torch.Tensor, slots: torch.Tensor) -> None:
     """Store each token's key and value at its slot (block * block_size + offset); slot -1 goes to block 0.
@@ -63,7 +64,7 @@ def _zero_examples(dtype: str, seed: int) -> Iterator[Example]:
         yield Example(f"{layout.name} {blocks.tolist()}", {"cache": cache, "blocks": blocks})
 
 
-@op("zero_blocks@1", "cache[Hk,D,Dv] KVView X!, blocks[U] i32", examples=_zero_examples)
+@op("zero_blocks@1", "cache[Hk,D,Dv] KVView X!, blocks[U] i32", examples=_zero_examples, exact=True)
 def zero_blocks(cache: KVView, blocks: torch.Tensor) -> None:
     """Zero all that these blocks hold; -1 stands for block 0. Blocks that held NaN are zeroed before they are used
     again: attention does not read what a sequence has not written, and does not have to be trusted in that."""
@@ -72,7 +73,7 @@ def zero_blocks(cache: KVView, blocks: torch.Tensor) -> None:
         storage[block] = 0
 
 
-@op("attn_plan@1", "meta[P] i32!, seq_lens[S] i32, cu_q[S+1] i32")
+@op("attn_plan@1", "meta[P] i32!, seq_lens[S] i32, cu_q[S+1] i32", exact=True)
 def attn_plan(meta: torch.Tensor, seq_lens: torch.Tensor, cu_q: torch.Tensor) -> None:
     """Lay out a step's attention work on the device, once for all layers of a cache group.
 

@@ -20,7 +20,7 @@ def _scale_examples(dtype: str, seed: int) -> Iterator[Example]:
         )
 
 
-@op("scale@1", "x[T,H] A!, factor: float", examples=_scale_examples)
+@op("scale@1", "x[T,H] A!, factor: float", examples=_scale_examples, exact=True)
 def scale(x: torch.Tensor, factor: float) -> None:
     """x <- factor x in place, rounded once to A. A factor that must itself be an A is one already."""
     x.copy_(wide(x) * factor)

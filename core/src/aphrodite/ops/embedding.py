@@ -23,7 +23,7 @@ def _examples(dtype: str, seed: int) -> Iterator[Example]:
             yield Example(f"n={n} m={m} H={h} {type(form).__name__}", args)
 
 
-@op("gather_rows@1", "out[n,H] A!, src[m,H] Table A, idx[n] i64", examples=_examples)
+@op("gather_rows@1", "out[n,H] A!, src[m,H] Table A, idx[n] i64", examples=_examples, exact=True)
 def gather_rows(out: torch.Tensor, src: Packed | torch.Tensor, idx: torch.Tensor) -> None:
     """out[i] <- src[idx[i]]; a negative index takes row 0 (an inert token's row is never read)."""
     torch.index_select(matrix(src), 0, idx.clamp(min=0), out=out)

@@ -23,6 +23,9 @@ class Flag(enum.Flag):
     SHAPE_STABLE = enum.auto()  # the same under padding and chunking
 
 
+INVARIANT = Flag.RUN_STABLE | Flag.BATCH_INVARIANT | Flag.SHAPE_STABLE  # a row's bits depend on its own numbers alone
+
+
 class Dims(NamedTuple):
     """What varies from step to step, all that a bound kernel is given.
 

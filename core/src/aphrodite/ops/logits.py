@@ -19,7 +19,7 @@ _SCHEMA = "out[R,V] f32!, logits[R,V] A, rows Rows, draw_rows[R] i32"
 _ALIASES = (("out", "logits"),)
 
 
-@op("edit_logits@1", _SCHEMA, aliases=_ALIASES)
+@op("edit_logits@1", _SCHEMA, aliases=_ALIASES, exact=True)
 def edit_logits(out: torch.Tensor, logits: torch.Tensor, rows: Rows, draw_rows: torch.Tensor) -> None:
     """Forbid and bias single tokens, by the lists of each draw's row (draw_rows; -1: no draw, no change).
 
@@ -77,7 +77,7 @@ def _ends_of_bad_words(rows: Rows, row: torch.Tensor, ids: torch.Tensor, used: t
     return used & (place > 0) & (upto == before)
 
 
-@op("penalise_logits@1", _SCHEMA, aliases=_ALIASES)
+@op("penalise_logits@1", _SCHEMA, aliases=_ALIASES, exact=True)
 def penalise_logits(
     out: torch.Tensor, logits: torch.Tensor, rows: Rows, draw_rows: torch.Tensor, max_k: int | None = None
 ) -> None:

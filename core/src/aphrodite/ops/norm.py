@@ -19,7 +19,7 @@ def _add_examples(dtype: str, seed: int) -> Iterator[Example]:
         yield Example(f"T={t} H={h}", args)
 
 
-@op("add@1", "res[T,H] A!, x[T,H] A", examples=_add_examples)
+@op("add@1", "res[T,H] A!, x[T,H] A", examples=_add_examples, exact=True)
 def add(res: torch.Tensor, x: torch.Tensor) -> None:
     """Residual addition: res <- res + x, rounded once to A."""
     res.add_(x)

@@ -40,6 +40,9 @@ class Op:
     aliases     pairs of arguments that may be the same memory
     reads_host  the portable form reads sizes on the host too, because a static one would multiply or copy what nobody
                 wants; steps that it serves are not captured
+    exact       its torch forms move numbers about, or round each result of additions and products once: a row's bits
+                depend on nothing but its own, on every device. Others promise nothing: sums are ordered, and functions
+                such as exp rounded, by how many numbers there are
     """
 
     name: str
@@ -51,6 +54,7 @@ class Op:
     tolerance: Tolerance = field(default_factory=Tolerance)
     aliases: tuple[tuple[str, str], ...] = ()
     reads_host: bool = False
+    exact: bool = False
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -67,6 +71,7 @@ def op(
     tolerance: Tolerance | None = None,
     aliases: tuple[tuple[str, str], ...] = (),
     reads_host: bool = False,
+    exact: bool = False,
 ) -> Callable[[Form], Op]:
     """Decorator: the function below is the reference of operation `name`. ValueError if it and the schema disagree."""
 
@@ -76,7 +81,9 @@ def op(
             if form is not None and (reason := unknown_arguments(form, parsed)):
                 raise ValueError(f"{name}: {form.__name__} {reason}")
         doc = (inspect.getdoc(reference) or "").split("\n")[0]
-        return Op(name, parsed, reference, doc, portable, examples, tolerance or Tolerance(), aliases, reads_host)
+        return Op(
+            name, parsed, reference, doc, portable, examples, tolerance or Tolerance(), aliases, reads_host, exact
+        )
 
     return define
 

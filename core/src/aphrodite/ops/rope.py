@@ -30,7 +30,7 @@ def _examples(dtype: str, seed: int) -> Iterator[Example]:
         yield Example(f"T={t} Hq={hq} Hk={hk} D={d} Rd={rd} {style}", args)
 
 
-@op("rope@1", "q[T,Hq,D] A!, k[T,Hk,D] A!, pos[T] i64, cos_sin[P,Rd] f32, style: str", examples=_examples)
+@op("rope@1", "q[T,Hq,D] A!, k[T,Hk,D] A!, pos[T] i64, cos_sin[P,Rd] f32, style: str", examples=_examples, exact=True)
 def rope(q: torch.Tensor, k: torch.Tensor, pos: torch.Tensor, cos_sin: torch.Tensor, style: str) -> None:
     """Rotate the first Rd of D in place by the angles of each token's position.
 

@@ -16,7 +16,7 @@ def or_spare(rows: Rows, index: torch.Tensor) -> torch.Tensor:
     return torch.where(index < 0, rows.state.shape[0] - 1, index).long()
 
 
-@op("write_rows@1", "rows Rows!, index[U] i32, values[U] i32")
+@op("write_rows@1", "rows Rows!, index[U] i32, values[U] i32", exact=True)
 def write_rows(rows: Rows, index: torch.Tensor, values: torch.Tensor) -> None:
     """state.flat[index] <- values: the host's differences. Indices are distinct but for -1, which is dropped."""
     flat = rows.state.view(-1)
@@ -28,6 +28,7 @@ def write_rows(rows: Rows, index: torch.Tensor, values: torch.Tensor) -> None:
     "token_ids[T] i64!, positions[T] i64!, row_of_token[T] i32!, cu_q[S+1] i32!, seq_lens[S] i32!, "
     "logit_rows[R] i64!, draw_rows[R] i32!, forced[R] i64!, rows Rows, seq_rows[S] i32, num_new[S] i32, "
     "num_logits[S] i32, draws[S] i32",
+    exact=True,
 )
 def step_inputs(
     token_ids: torch.Tensor,
@@ -100,6 +101,7 @@ def _spread(
 @op(
     "table_positions@1",
     "out[T] i64!, positions[T] i64, row_of_token[T] i32, rows Rows, original: int, stride: int",
+    exact=True,
 )
 def table_positions(
     out: torch.Tensor,
@@ -121,6 +123,7 @@ def table_positions(
     "step_slots@1",
     "slots[T] i64!, tables[S,B] i32!, rows Rows, seq_rows[S] i32, row_of_token[T] i32, positions[T] i64, "
     "group: int, block_size: int",
+    exact=True,
 )
 def step_slots(
     slots: torch.Tensor,
@@ -143,6 +146,7 @@ def step_slots(
 @op(
     "draw_inputs@1",
     "temperature[R] f32!, seed[R] i64!, position[R] i64!, child[R] i32!, rows Rows, draw_rows[R] i32",
+    exact=True,
 )
 def draw_inputs(
     temperature: torch.Tensor,
@@ -163,6 +167,7 @@ def draw_inputs(
 @op(
     "draw_limits@1",
     "top_k[R] i32!, top_p[R] f32!, min_p[R] f32!, rows Rows, draw_rows[R] i32",
+    exact=True,
 )
 def draw_limits(
     top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor, rows: Rows, draw_rows: torch.Tensor
@@ -173,7 +178,7 @@ def draw_limits(
         out.copy_(torch.where(draw_rows < 0, off, rows.view(name)[row]))
 
 
-@op("commit_rows@1", "rows Rows!, ids[R] i64, draw_rows[R] i32, seq_rows[S] i32, num_new[S] i32")
+@op("commit_rows@1", "rows Rows!, ids[R] i64, draw_rows[R] i32, seq_rows[S] i32, num_new[S] i32", exact=True)
 def commit_rows(
     rows: Rows, ids: torch.Tensor, draw_rows: torch.Tensor, seq_rows: torch.Tensor, num_new: torch.Tensor
 ) -> None:

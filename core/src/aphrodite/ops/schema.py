@@ -5,7 +5,8 @@
 `name[dims] type` is a tensor; `!` behind it says that the operation writes it, `?` that it may be absent. Types are
 those of platform/dtypes.py or a variable: A and X each stand for an activation type, the same everywhere in one call.
 `name[dims] Kind type` is a structure: `KVView[Hk,D]`, `Packed[N,K]` a weight in its layout, `Table[M,H]` a Packed or a
-plain tensor, `Rows` the row state. `name: type [= default]` is an attribute, fixed when the model is built.
+plain tensor, `Rows` the row state, `Modules` code of another library. `name: type [= default]` is an attribute, fixed
+when the model is built.
 Optional tensors and attributes that differ from their default are *features*: a kernel must name those it serves.
 """
 
@@ -18,12 +19,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-STRUCTURES = ("KVView", "Packed", "Table", "Rows")
+STRUCTURES = ("KVView", "Packed", "Table", "Rows", "Modules")
 VARIABLES = ("A", "X")
 _ATTRIBUTES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
 
 _TENSOR = re.compile(r"^(\w+)\[([^\]]*)\] (?:(KVView|Packed|Table) )?(\w+)(!?)(\??)$")
-_ROWS = re.compile(r"^(\w+) Rows(!?)$")
+_WHOLE = re.compile(r"^(\w+) (Rows|Modules)(!?)$")
 _ATTRIBUTE = re.compile(r"^(\w+): (int|float|bool|str)(?: = (.+))?$")
 
 
@@ -82,8 +83,8 @@ def parse(text: str) -> Schema:
             name, dims, structure, dtype, written, optional = found.groups()
             sizes = tuple(dim.strip() for dim in dims.split(",") if dim.strip())
             args.append(Arg(name, structure or "tensor", sizes, dtype, bool(written), bool(optional)))
-        elif found := _ROWS.match(part):
-            args.append(Arg(found[1], "Rows", (), "i32", bool(found[2]), False))
+        elif found := _WHOLE.match(part):
+            args.append(Arg(found[1], found[2], (), "i32", bool(found[3]), False))
         elif found := _ATTRIBUTE.match(part):
             name, kind, default = found.groups()
             value = None if default is None else ast.literal_eval(default)

@@ -14,7 +14,7 @@ from typing import Any
 from aphrodite.errors import KernelError
 from aphrodite.ops.composite import Composite
 from aphrodite.ops.constraints import C
-from aphrodite.ops.kernel import NATIVE, PORTABLE, SPECIALISED, TORCH, Dims, Extent, Flag, Kernel
+from aphrodite.ops.kernel import INVARIANT, NATIVE, PORTABLE, SPECIALISED, TORCH, Dims, Extent, Flag, Kernel
 from aphrodite.ops.op import Op
 from aphrodite.platform.layout import PLAIN, WeightLayout
 from aphrodite.platform.spi import Limits
@@ -34,10 +34,12 @@ class Rules:
     kernels   by operation name without version: providers in order, globs allowed, "reference" and "portable" the
               torch forms; a composite may be ["none"]. What is not listed is not taken
     fallback  allow, warn or error: what to do when a torch form is all there is
+    promises  what every kernel must have promised, or it is no candidate
     """
 
     kernels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     fallback: str = "allow"
+    promises: Flag = Flag.NONE
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,12 @@ def torch_forms(op: Op) -> tuple[Kernel, ...]:
     static = Flag.ALLOCATES  # a portable form is static; so is a reference that has none beside it
     if not op.reads_host:
         static |= Flag.CAPTURE_SAFE
+    exact = INVARIANT if op.exact else Flag.NONE
     if op.portable is None:
-        return (Kernel(op.name, "reference", fn=op.reference, where=where, tier=TORCH, flags=static),)
+        return (Kernel(op.name, "reference", fn=op.reference, where=where, tier=TORCH, flags=static | exact),)
     return (
-        Kernel(op.name, "portable", fn=op.portable, where=where, tier=TORCH, flags=static),
-        Kernel(op.name, "reference", fn=op.reference, where=where, tier=TORCH, flags=Flag.ALLOCATES),
+        Kernel(op.name, "portable", fn=op.portable, where=where, tier=TORCH, flags=static | exact),
+        Kernel(op.name, "reference", fn=op.reference, where=where, tier=TORCH, flags=Flag.ALLOCATES | exact),
     )
 
 
@@ -161,7 +164,7 @@ class Planner:
         known: list[Kernel] = [*self._kernels.get(call.op.name, []), *torch_forms(call.op)]
         for kernel in known:
             if kernel.provider == provider:
-                if reason := _refusal(kernel, self.facts(call, dims, PLAIN.name), call.site):
+                if reason := self._refusal(kernel, self.facts(call, dims, PLAIN.name), call.site):
                     raise KernelError(
                         f"{provider} is needed at {call.site} and cannot run: {reason}", subject=call.site
                     )
@@ -194,7 +197,7 @@ class Planner:
         verdicts = []
         ruled = self._rule(call.op.name) is not None
         for kernel in self.candidates(call.op):
-            refusal = _refusal(kernel, facts, call.site)
+            refusal = self._refusal(kernel, facts, call.site)
             if refusal is not None:
                 verdicts.append(Verdict(kernel.provider, False, refusal))
             elif winner is None:
@@ -204,6 +207,17 @@ class Planner:
             else:
                 verdicts.append(Verdict(kernel.provider, False, _why_behind(kernel, winner, ruled)))
         return winner, verdicts
+
+    def _refusal(self, kernel: Kernel, facts: Mapping[str, Any], site: str) -> str | None:
+        """Why a kernel cannot serve a site; a predicate that raises is its plugin's error, with the place."""
+        if missing := self.rules.promises & ~kernel.flags:
+            return f"does not promise {', '.join(str(flag.name) for flag in missing)}, as determinism='batch' asks"
+        try:
+            return kernel.where.refusal(facts)
+        except Exception as error:
+            raise KernelError(
+                f"{kernel.provider} at {site}: its constraints raised {type(error).__name__}: {error}", subject=site
+            ) from error
 
     # ---- composites ---------------------------------------------------------------------------------------------
 
@@ -399,16 +413,6 @@ def matrices(call: Call) -> list[WeightRef]:
     """Weights of a call that have a layout."""
     kinds = {arg.name for arg in call.op.schema.args if arg.kind in ("Packed", "Table")}
     return [arg for name, arg in call.args.items() if name in kinds and isinstance(arg, WeightRef)]
-
-
-def _refusal(kernel: Kernel, facts: Mapping[str, Any], site: str) -> str | None:
-    """Why a kernel cannot serve a site; a predicate that raises is its plugin's error, with the place."""
-    try:
-        return kernel.where.refusal(facts)
-    except Exception as error:
-        raise KernelError(
-            f"{kernel.provider} at {site}: its constraints raised {type(error).__name__}: {error}", subject=site
-        ) from error
 
 
 def _is_attention_plan(call: Call) -> bool:

@@ -56,24 +56,24 @@ class BoundProgram:
         self._tensors: dict[Value, Any] = {}
         for key, bound in choices.items():
             self._bound[key] = self._bind(bound)
-        self._runs: dict[Dims, tuple[Run, ...]] = {}
+        self._runs: dict[tuple[Dims, int, int | None], tuple[Run, ...]] = {}
         del self._resolve  # who resolves holds this Program: a circle would keep the memory of a closed engine
 
-    def replay(self, dims: Dims) -> None:
-        """Run every call for a step of these sizes, in stream order."""
-        bucket = self.plan.planner.bucket(dims)
-        runs = self._runs.get(bucket)
+    def replay(self, dims: Dims, start: int = 0, stop: int | None = None) -> None:
+        """Run every call for a step of these sizes, in stream order; or calls [start, stop) alone."""
+        key = (self.plan.planner.bucket(dims), start, stop)
+        runs = self._runs.get(key)
         if runs is None:
-            runs = self._runs[bucket] = tuple(
-                self._bound[bound.start, bound.stop, bound.kernel.provider] for bound in self.plan.at(dims)
-            )
+            runs = self._runs[key] = tuple(self._run(bound) for bound in self._pieces(dims, start, stop))
         try:
             for run in runs:
                 run(dims)
         except AphroditeError:
             raise
         except Exception as error:
-            raise self._failure(bucket, run, error) from error
+            bound = next(bound for bound in self._pieces(dims, start, stop) if self._run(bound) is run)
+            where = f"{bound.kernel.provider} at {bound.call.site}"
+            raise DeviceError(f"{where} failed: {type(error).__name__}: {error}", subject=bound.call.site) from error
 
     def restore(self) -> None:
         """Zero again what kernels leave zeroed: one that failed may not have. Nothing of the Program runs."""
@@ -82,12 +82,22 @@ class BoundProgram:
             self._platform.memory.upload(self._zeroed, zeros, self._stream)
             self._platform.device.synchronize()  # until then `zeros` must live
 
-    def _failure(self, bucket: Dims, run: Run, error: Exception) -> DeviceError:
-        """The error of a step, with the kernel and the place that raised it."""
-        pieces = self.plan.at(bucket)
-        piece = pieces[self._runs[bucket].index(run)]
-        where = f"{piece.kernel.provider} at {piece.call.site}"
-        return DeviceError(f"{where} failed: {type(error).__name__}: {error}", subject=piece.call.site)
+    def _run(self, bound: Bound) -> Run:
+        return self._bound[bound.start, bound.stop, bound.kernel.provider]
+
+    def _pieces(self, dims: Dims, start: int, stop: int | None) -> Iterator[Bound]:
+        """The pieces that do calls [start, stop). None of them may reach over an end."""
+        stop = len(self.plan.program.calls) if stop is None else stop
+        for bound in self.plan.at(dims):
+            if bound.stop <= start or bound.start >= stop:
+                continue
+            if bound.start < start or bound.stop > stop:
+                raise KernelError(
+                    f"{bound.kernel.provider} at {bound.call.site} does calls {bound.start} to {bound.stop}, and here "
+                    f"{start} to {stop} are done alone: leave {bound.call.op.name} out (kernels: none)",
+                    subject=bound.call.site,
+                )
+            yield bound
 
     def _workspace(self, bound: Bound) -> tuple[int, int]:
         if bound.kernel.workspace is None:

@@ -11,7 +11,17 @@ from aphrodite.ops.kernel import Extent
 from aphrodite.ops.op import Op
 from aphrodite.ops.schema import Arg, Schema
 from aphrodite.platform.dtypes import ACTIVATION
-from aphrodite.program.values import Argument, ConstantRef, KVRef, RowsRef, Size, Value, WeightRef, new_value
+from aphrodite.program.values import (
+    Argument,
+    ConstantRef,
+    KVRef,
+    ModulesRef,
+    RowsRef,
+    Size,
+    Value,
+    WeightRef,
+    new_value,
+)
 
 
 @dataclass(frozen=True)
@@ -149,7 +159,7 @@ class _Bindings:
 def _shape_of(arg: Arg, given: Argument) -> tuple[tuple[Size, ...], str]:
     if isinstance(given, KVRef):
         return (given.num_heads, given.head_dim, given.value_dim), given.dtype
-    if isinstance(given, RowsRef):
+    if isinstance(given, (RowsRef, ModulesRef)):
         return (), "i32"
     assert isinstance(given, (Value, WeightRef, ConstantRef)), f"{arg.name} cannot be {given!r}"
     return given.shape, given.dtype

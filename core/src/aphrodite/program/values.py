@@ -134,5 +134,10 @@ class RowsRef:
     """The row state."""
 
 
-Ref = WeightRef | ConstantRef | KVRef | RowsRef
+@dataclass(frozen=True)
+class ModulesRef:
+    """The modules of a network that another library runs."""
+
+
+Ref = WeightRef | ConstantRef | KVRef | RowsRef | ModulesRef
 Argument = Value | Ref | int | float | bool | str | None

@@ -33,7 +33,7 @@ def record_zeroing(caches: Iterable[KVRef]) -> Program:
 
 class Programs:
     """A runner's Programs, bound. zeroing has one for each cache group; a sampling variant is bound by `bind` when it
-    is first asked for."""
+    is first asked for; attention is what a network of modules calls back into."""
 
     def __init__(
         self,
@@ -41,11 +41,13 @@ class Programs:
         updates: BoundProgram,
         zeroing: Sequence[BoundProgram],
         bind: Callable[[Variant], BoundProgram],
+        attention: BoundProgram | None = None,
     ) -> None:
         self.forward = forward
         self.updates = updates
         self.zeroing = tuple(zeroing)
         self._bind = bind
+        self._inner = () if attention is None else (attention,)
         self._sampling: dict[Variant, BoundProgram] = {}
 
     def sampling(self, variant: Variant) -> BoundProgram:
@@ -56,4 +58,4 @@ class Programs:
 
     def __iter__(self) -> Iterator[BoundProgram]:
         """All that are bound so far."""
-        yield from (self.forward, self.updates, *self.zeroing, *self._sampling.values())
+        yield from (self.forward, *self._inner, self.updates, *self.zeroing, *self._sampling.values())

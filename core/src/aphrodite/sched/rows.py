@@ -42,7 +42,7 @@ class Rows:
     settled   tokens that the host has
     known     tokens there will be once all steps in flight are settled
     computed  tokens computed once they are
-    limit     tokens at which the sequence ends: known never passes it
+    limit     tokens at which the sequence ends, or starts over: known never passes it
     room      tokens that its blocks hold
     decoding  the next step computes exactly one token, the one drawn last, whose value the device alone needs: nothing
               about it needs Python until it stops or its blocks are full, and only then is Sequence.num_computed
@@ -84,14 +84,14 @@ class Rows:
         needed = np.any(self.stages[rows], axis=0)
         return {name: bool(needed[index]) for index, name in enumerate(STAGES)}
 
-    def start(self, seq: Sequence, room: int) -> None:
+    def start(self, seq: Sequence, room: int, limit: int) -> None:
         """Give a sequence a row."""
         row = self._free.pop()
         sampling = seq.request.sampling
         seq.row, seq.epoch, seq.status = row, int(self.epochs[row]), Status.RUNNING
         self.seqs[row] = seq
         self.computed[row], self.known[row], self.settled[row] = seq.num_computed, len(seq.tokens), len(seq.tokens)
-        self.limit[row], self.room[row] = seq.request.max_total_tokens, room
+        self.limit[row], self.room[row] = limit, room
         shaping = seq.request.shaping
         self.stages[row] = sampling.temperature > 0, shaping.truncates, shaping.edits, shaping.penalises
         self.decoding[row] = False

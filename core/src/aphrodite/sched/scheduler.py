@@ -9,13 +9,18 @@ Several steps may be scheduled before the first of them is settled (`update`, in
 that it draws a token, is counted when it is scheduled; which token that was is known when it is settled. So a length is
 never overrun, and an end token by as many slots as there are steps in flight: their results belong to an old epoch.
 
+Lengths may fall into regimes, in each of which a token has keys and values of its own. A sequence that grows into the
+next one starts over, as if it had been preempted: it stops drawing at the boundary until that token is settled.
+
 Decoding sequences are handled as arrays by row; Python touches those that start, stop or need another block.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +32,7 @@ from aphrodite.sched.policy import Queue
 from aphrodite.sched.rows import Bool, Rows
 from aphrodite.sched.settle import finish_reason, keep_logprobs
 from aphrodite.types.request import Request, Sequence, Status
+from aphrodite.types.stats import EngineStats
 from aphrodite.types.step import Int32, SchedulerOutput, StepOutput
 
 __all__ = ["Budget", "Scheduler"]
@@ -36,23 +42,30 @@ class Scheduler:
     """Owns all sequences. `schedule` says what the next step computes, `update` settles its results, `fail` takes all
     steps in flight back.
 
+    regimes      lengths, ascending, beyond each of which all keys and values of a sequence are others
     must_settle  the last plan left somebody out for want of blocks. Nobody is preempted while a step is in flight: what
                  it draws would be lost, and may end somebody and free blocks. Settle all steps, then schedule
+    started      the sequences that the last plan starts, or starts again
     """
 
-    def __init__(self, kv: KVCacheManager, budget: Budget, policy: str = "fcfs") -> None:
+    def __init__(self, kv: KVCacheManager, budget: Budget, policy: str = "fcfs", regimes: tuple[int, ...] = ()) -> None:
         assert budget.num_logits >= 1 and budget.num_tokens >= 1 and budget.num_seqs >= 1
+        assert all(a < b for a, b in pairwise((0, *regimes)))
         self.kv = kv
         self.budget = budget
+        self._regimes = regimes
         self._waiting = Queue(policy)
         self._running = Queue(policy)
         self._rows = Rows(budget.num_seqs)
         self._partial: set[int] = set()  # rows of running sequences that do not decode yet
         self._by_id: dict[str, Sequence] = {}
         self._num_arrived = 0
+        self._num_preemptions = 0
+        self._num_query_tokens = self._num_hit_tokens = 0  # of prompts, looked for and found in the prefix cache
         self._fresh: list[Change] = []  # blocks published by the plan in the making, before their step has run
         self._in_flight: deque[list[Change]] = deque()  # those of each plan that is not settled yet
         self.must_settle = False
+        self.started: list[Sequence] = []
 
     @property
     def has_work(self) -> bool:
@@ -68,7 +81,7 @@ class Scheduler:
             )
         assert request.request_id not in self._by_id, f"request {request.request_id} is already here"
         seq = Sequence(request, list(request.prompt_token_ids), [[] for _ in range(self.kv.num_groups)])
-        seq.arrival = self._num_arrived
+        seq.arrival, seq.regime = self._num_arrived, self._regime_of(seq)
         self._num_arrived += 1
         self._by_id[request.request_id] = seq
         self._waiting.add(seq)
@@ -85,7 +98,7 @@ class Scheduler:
     def schedule(self) -> SchedulerOutput | None:
         """The next step, or None when nothing can be scheduled. Running sequences go before waiting ones; when blocks
         run out, the last running sequence is preempted and computes its tokens again later."""
-        self._fresh, self.must_settle = [], False
+        self._fresh, self.started, self.must_settle = [], [], False
         self._make_way()
         plan = StepPlan(self.budget, self._rows)
         num_running = len(self._running)
@@ -120,17 +133,35 @@ class Scheduler:
         still stands in it."""
         chosen = self._rows.decoding.copy()
         count, most = int(np.count_nonzero(chosen)), plan.num_decodes_left
-        if count > most:
-            rows = [seq.row for seq in self._running if chosen[seq.row]]
-            chosen[rows[most:]] = False
-        plan.take_decodes(min(count, most))
+        wanted = bool(self._partial) or (len(self._waiting) > 0 and self._rows.num_free > 0)
+        if count > most or (count == most and wanted):
+            count = self._share(chosen, most)
+        plan.take_decodes(count)
         return chosen
+
+    def _share(self, chosen: Bool, most: int) -> int:
+        """Leave those out of `chosen` for whom nothing is left once all that go before them have what they want, be it
+        more than a token; the number of those that stay."""
+        left, count = most, 0
+        head = self._waiting.first if self._waiting.has_priorities and self._waiting and self._rows.num_free else None
+        for seq in self._running:
+            if head and head.request.priority < seq.request.priority:
+                left, head = left - len(head.tokens), None
+            if seq.row in self._partial:
+                left -= seq.num_pending
+            elif chosen[seq.row]:
+                chosen[seq.row] = stays = left > 0
+                left, count = left - stays, count + stays
+        return count
 
     def _continue(self, plan: StepPlan, decodes: Bool) -> None:
         """Running sequences that need Python: those in the middle of known tokens, those whose blocks are full."""
         rows = self._rows
         full = np.flatnonzero(decodes & (rows.computed >= rows.room)).tolist()
         if not full and not self._partial:
+            return
+        if not self._partial and self.kv.num_free >= len(full):
+            self._extend(full, plan)
             return
         touched = sorted(rows.at_all({*full, *self._partial}), key=self._running.key, reverse=True)
         for seq in touched:
@@ -143,6 +174,14 @@ class Scheduler:
             chunk = plan.chunk(seq, seq.num_computed)
             if chunk is not None and self._make_room(seq, seq.num_computed + chunk.num_new, plan):
                 self._add_chunk(seq, chunk, plan)
+
+    def _extend(self, full: list[int], plan: StepPlan) -> None:
+        """A block for each of these decoding rows, all of whose blocks are full. There are enough: nobody has to go."""
+        rows = self._rows
+        for seq, num_computed in zip(rows.at_all(full), rows.computed[full].tolist(), strict=True):
+            seq.num_computed = num_computed
+            plan.add_blocks(seq, self.kv.advance(seq) + self.kv.extend(seq))
+        rows.room[full] += self.kv.block_size
 
     def _make_room(self, seq: Sequence, num_tokens: int, plan: StepPlan) -> bool:
         """Reserve blocks for a running sequence, preempting later ones if need be; False if it was itself the last and
@@ -185,21 +224,42 @@ class Scheduler:
             seq.num_computed = match.num_tokens
             if seq.num_cached_tokens is None:
                 seq.num_cached_tokens = match.num_tokens
-            self._rows.start(seq, len(seq.blocks[0]) * self.kv.block_size)
+                self._num_query_tokens += len(seq.request.prompt_token_ids)
+                self._num_hit_tokens += match.num_tokens
+            self._rows.start(seq, len(seq.blocks[0]) * self.kv.block_size, self._limit(seq))
+            self.started.append(seq)
             self._partial.add(seq.row)
             plan.add_row(seq)
             plan.add_blocks(seq, changes)
             self._add_chunk(seq, chunk, plan)
 
     def _preempt(self, seq: Sequence) -> None:
-        """Take a sequence off the device; it goes back to its place in the queue and starts from its first token."""
+        """Take a sequence off the device, for somebody else or because it may not go on."""
+        seq.num_preemptions += 1
+        self._num_preemptions += 1
+        self._start_over(seq)
+
+    def _start_over(self, seq: Sequence) -> None:
+        """Back to its place in the queue; it computes its tokens from the first on, in the regime of their number."""
         self._leave(seq)
         seq.status = Status.WAITING
         seq.num_computed = 0
-        seq.num_preemptions += 1
+        regime = self._regime_of(seq)
+        if regime != seq.regime:
+            seq.regime = regime
+            seq.digests.clear()
         if seq.wants_prompt_logprobs:
             seq.prompt_logprobs.clear()  # cut short: the prompt's start over with it
         self._waiting.add(seq)
+
+    def _regime_of(self, seq: Sequence) -> int:
+        """The regime of as many tokens as it has."""
+        return bisect_left(self._regimes, len(seq.tokens))
+
+    def _limit(self, seq: Sequence) -> int:
+        """Tokens at which a running sequence ends, or is the first time too long for its regime."""
+        total = seq.request.max_total_tokens
+        return min(total, self._regimes[seq.regime] + 1) if seq.regime < len(self._regimes) else total
 
     def _leave(self, seq: Sequence) -> None:
         """Give back the row and the blocks."""
@@ -253,13 +313,17 @@ class Scheduler:
             seq = seqs[index]
             self.kv.publish(seq, len(seq.tokens) - 1)  # the last one is computed by the next step
             if ended[index]:
-                self._finish_if_ended(seq)
+                self._end(seq)
         return list(seqs)
 
-    def _finish_if_ended(self, seq: Sequence) -> None:
+    def _end(self, seq: Sequence) -> None:
+        """Finish a sequence, or let it start over, if its last token, just settled, says so. Who starts over is in no
+        step in flight: known tokens never pass the limit."""
         reason = finish_reason(seq)
         if reason is not None:
             self._finish(seq, reason)
+        elif self._regime_of(seq) != seq.regime:
+            self._start_over(seq)
 
     def _drop(self, bad: list[Sequence]) -> None:
         """Sequences whose logits were no numbers. None of their blocks is found any more, and what they held is zeroed
@@ -294,6 +358,21 @@ class Scheduler:
         seq.status = Status.FINISHED
         seq.finish_reason = reason
         del self._by_id[seq.request.request_id]
+
+    def stats(self) -> EngineStats:
+        """How full it is, and what it has done."""
+        usage = self.kv.usage()
+        return EngineStats(
+            num_running=len(self._running),
+            num_waiting=len(self._waiting),
+            kv_blocks_total=usage.num_blocks,
+            kv_blocks_free=usage.num_free,
+            kv_blocks_evictable=usage.num_evictable,
+            kv_blocks_leaked=0 if self._by_id else usage.num_blocks - usage.num_free,
+            num_preemptions=self._num_preemptions,
+            prefix_query_tokens=self._num_query_tokens,
+            prefix_hit_tokens=self._num_hit_tokens,
+        )
 
     def live(self) -> Iterator[Sequence]:
         """Every sequence that has not finished."""

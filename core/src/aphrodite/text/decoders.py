@@ -24,6 +24,10 @@ from typing import Any, Protocol
 
 from tokenizers import decoders
 
+_CLEANINGS = (
+    *((f" {mark}", mark) for mark in ".?!,"), (" ' ", "'"),
+    *((f" {end}", end) for end in ("n't", "'m", "'s", "'ve", "'re"))
+)  # fmt: skip
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2}|\+[0-9A-Fa-f])>", re.ASCII)  # what Rust's u8::from_str_radix reads
 
 
@@ -62,9 +66,15 @@ class Chain:
         return pieces
 
 
-def chain_maker(spec: Mapping[str, Any] | None) -> Callable[[], Chain] | None:
-    """What makes a chain for each sequence, from tokenizer.json's decoder. None if that has no exact streaming form."""
+def chain_maker(spec: Mapping[str, Any] | None, *, cleans_up: bool = False) -> Callable[[], Chain] | None:
+    """What makes a chain for each sequence, from tokenizer.json's decoder. None if that has no exact streaming form.
+
+    cleans_up  whether the text is then cleaned up
+    """
     specs = [{"type": "Join"}] if spec is None else _flat(spec)
+    if cleans_up:
+        cleanings = ({"type": "Replace", "pattern": {"String": old}, "content": new} for old, new in _CLEANINGS)
+        specs = [*specs, {"type": "Fuse"}, *cleanings]
     makers: list[Callable[[], Stage]] = []
     fused = False  # whether all text is one piece by now, which comes in parts
     for one in specs:
@@ -74,6 +84,13 @@ def chain_maker(spec: Mapping[str, Any] | None) -> Callable[[], Chain] | None:
         makers.append(make)
         fused = fused or one["type"] in ("Fuse", "ByteLevel")
     return lambda: Chain([make() for make in makers])
+
+
+def cleaned_up(text: str) -> str:
+    """Text without the spaces before punctuation that a WordPiece decoder leaves, as Transformers takes them out."""
+    for old, new in _CLEANINGS:
+        text = text.replace(old, new)
+    return text
 
 
 def _flat(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:

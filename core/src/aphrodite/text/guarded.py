@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as _Tokenizer
 
 from aphrodite.errors import UsageError
+
+# A text, and where control tokens stand in it: start, end, and whether it is only text.
+GuardedEncode = Callable[[str, Sequence[tuple[int, int, bool]]], list[int]]
 
 
 class GuardedEncoder:

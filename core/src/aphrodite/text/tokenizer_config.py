@@ -5,8 +5,8 @@
     added_tokens.json              added tokens, likewise
     chat_template.jinja, additional_chat_templates/*.jinja, chat_template.json     templates
 
-What is taken is what Transformers 5 takes for a fast tokenizer; in particular `add_bos_token` and `add_eos_token` have
-no effect beside a tokenizer.json, whose post-processor alone decides what is put around a prompt.
+What is taken is what Transformers 5 takes; in particular `add_bos_token` and `add_eos_token` have no effect beside a
+tokenizer.json, whose post-processor alone decides what is put around a prompt.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from tokenizers import AddedToken
 
 from aphrodite.errors import ModelError
 from aphrodite.models.config import read_json
+from aphrodite.text.classes import TokenizerClass, class_of
 
 FILE = "tokenizer_config.json"
+TOKENIZER_FILE = "tokenizer.json"
+MAX_BYTES = 256 << 20  # of a tokenizer.json
 DEFAULT_TEMPLATE = "default"
 _MAX_TEMPLATE_BYTES = 1 << 20
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -32,6 +35,8 @@ _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 class TokenizerConfig:
     """The files beside a tokenizer.json, together; all absent is all empty.
 
+    data            tokenizer_config.json as it is
+    tokenizer_class what is taken in place of parts of tokenizer.json, None if nothing is
     added           tokens by their id in the file; those that tokenizer.json has too may have other flags here
     named           special tokens by their name: bos_token, eos_token ...
     extra           special tokens without a name
@@ -39,8 +44,10 @@ class TokenizerConfig:
     templates       chat templates by name; one alone is "default"
     """
 
-    added: Mapping[int, AddedToken]
-    named: Mapping[str, str]
+    data: Mapping[str, Any]
+    tokenizer_class: TokenizerClass | None
+    added: Mapping[int, AddedToken] | None
+    named: Mapping[str, AddedToken]
     extra: tuple[str, ...]
     split_special: bool
     templates: Mapping[str, str]
@@ -50,32 +57,57 @@ class TokenizerConfig:
         """A checkpoint folder's. ModelError names the file and field that is wrong."""
         data = _read(folder / FILE)
         where = str(folder / FILE)
+        kind = class_of(data, _read(folder / "config.json"))
+        file = folder / TOKENIZER_FILE
+        if kind and file.is_file() and (file.stat().st_size > MAX_BYTES or not kind.fits(file.read_bytes())):
+            kind = None
         added = _added(data.get("added_tokens_decoder"), where)
-        if "added_tokens_decoder" not in data:
-            data |= _read(folder / "special_tokens_map.json")
-        extra = _contents(data.get("extra_special_tokens") or data.get("additional_special_tokens"), where)
-        named = {name: _content(value, name, where) for name, value in data.items() if _is_name(name, value)}
+        fields = data if added is not None else data | _read(folder / "special_tokens_map.json")
+        extra = _contents(fields.get("extra_special_tokens") or fields.get("additional_special_tokens"), where)
+        names: Mapping[str, Any] = {**(kind.names if kind else {}), **fields}
+        named = {name: _named(value, name, where) for name, value in names.items() if _is_name(name, value)}
         named = {name: named[name] for name in sorted(named, key=_rank)}
-        if "added_tokens_decoder" not in data:
-            special = {*named.values(), *extra}
+        if added is None and (folder / "added_tokens.json").is_file():
+            special = {*(token.content for token in named.values()), *extra}
             ids = _read(folder / "added_tokens.json")
             added = {int(ids[text]): _legacy(text, special=text in special) for text in ids}
         split_special = data.get("split_special_tokens") is True
-        return cls(added, named, extra, split_special, _templates(folder, data.get("chat_template")))
+        templates = _templates(folder, data.get("chat_template"))
+        return cls(data, kind, added, named, extra, split_special, templates)
 
-    def to_add(self, present: Mapping[int, AddedToken]) -> Iterator[AddedToken]:
-        """Tokens to add to a tokenizer that has these added tokens, in the order that gives them their ids."""
+    @property
+    def names(self) -> dict[str, str]:
+        """The texts of the special tokens that have a name, as templates are given them."""
+        return {name: token.content for name, token in self.named.items()}
+
+    def to_add(self, present: Mapping[int, AddedToken], filed: Mapping[int, AddedToken]) -> Iterator[AddedToken]:
+        """Tokens to add to a tokenizer, in the order that gives them their ids.
+
+        present  those that it has
+        filed    those of tokenizer.json, which count where tokenizer_config.json lists none
+        """
+        added = self._listed(filed)
         known = {token.content for token in present.values()}
         same = {repr(token) for token in present.values()}
-        named = {*self.named.values()}
-        for _, token in sorted(self.added.items(), key=lambda item: item[0]):
+        named = {token.content for token in self.named.values()}
+        for _, token in sorted(added.items(), key=lambda item: item[0]):
             known.add(token.content)
             if repr(token) not in same:
-                special = token.special or token.content in named
-                yield _token(token.content, {flag: getattr(token, flag) for flag in _FLAGS} | {"special": special})
-        for text in dict.fromkeys((*self.named.values(), *self.extra)):
-            if text not in known:
-                yield AddedToken(text, special=True)
+                yield _token(token, special=token.special or token.content in named)
+        for token in (*self.named.values(), *(AddedToken(text, special=True) for text in self.extra)):
+            if token.content not in known:
+                known.add(token.content)
+                yield _token(token, special=True)
+
+    def special(self, filed: Mapping[int, AddedToken]) -> list[AddedToken]:
+        """Special tokens by name, with the flags that they are listed with, and those without a name."""
+        listed = {token.content: token for token in self._listed(filed).values()}
+        extra = (AddedToken(text, special=True) for text in self.extra)
+        return [listed.get(token.content, token) for token in (*self.named.values(), *extra)]
+
+    def _listed(self, filed: Mapping[int, AddedToken]) -> Mapping[int, AddedToken]:
+        added = self.added or {}
+        return added if "added_tokens_decoder" in self.data else {**added, **filed}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -106,9 +138,14 @@ def _contents(value: Any, where: str) -> tuple[str, ...]:
     return tuple(_content(item, "extra_special_tokens", where) for item in items)
 
 
-def _added(value: Any, where: str) -> dict[int, AddedToken]:
+def _named(value: Any, name: str, where: str) -> AddedToken:
+    flags = _flags(value, name, where) if isinstance(value, Mapping) else {}
+    return AddedToken(_content(value, name, where), **(flags | {"special": True}))
+
+
+def _added(value: Any, where: str) -> dict[int, AddedToken] | None:
     if value is None:
-        return {}
+        return None
     name = "added_tokens_decoder"
     if not isinstance(value, Mapping) or not all(str(key).isdecimal() for key in value):
         raise ModelError(f"{where}: {name} must be an object with ids as keys, got {value!r}", subject=name)
@@ -116,15 +153,19 @@ def _added(value: Any, where: str) -> dict[int, AddedToken]:
     for key, item in value.items():
         if not isinstance(item, Mapping):
             raise ModelError(f"{where}: {name}[{key}] must be an object with content, got {item!r}", subject=name)
-        flags = {flag: item[flag] for flag in _FLAGS if flag in item}
-        if not all(type(flag) is bool for flag in flags.values()):
-            raise ModelError(f"{where}: {name}[{key}]: flags must be true or false, got {flags}", subject=name)
-        found[int(key)] = _token(_content(item, name, where), flags)
+        found[int(key)] = AddedToken(_content(item, name, where), **_flags(item, f"{name}[{key}]", where))
     return found
 
 
-def _token(content: str, flags: Mapping[str, bool]) -> AddedToken:
-    return AddedToken(content, **flags)
+def _flags(item: Mapping[str, Any], name: str, where: str) -> dict[str, bool]:
+    flags = {flag: item[flag] for flag in _FLAGS if flag in item}
+    if not all(type(flag) is bool for flag in flags.values()):
+        raise ModelError(f"{where}: {name}: flags must be true or false, got {flags}", subject=name)
+    return flags
+
+
+def _token(token: AddedToken, *, special: bool) -> AddedToken:
+    return AddedToken(token.content, **({flag: getattr(token, flag) for flag in _FLAGS} | {"special": special}))
 
 
 def _legacy(text: str, *, special: bool) -> AddedToken:

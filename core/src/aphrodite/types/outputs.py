@@ -21,8 +21,11 @@ TokenLogprobs = dict[int, Logprob]
 class CompletionOutput:
     """One continuation; `index` counts those of its prompt.
 
-    finish_reason  "stop" (an end token), "length", or "error" (the logits were not numbers, or left no token to draw)
-    stop_reason    the token id that ended it, if it is not the model's own end token
+    text           the decoding of all its ids, or what of it stands before the stop string that ended it; "" without a
+                   tokenizer
+    finish_reason  "stop" (an end token, or a stop string), "length", "abort", or "error" (the logits were not numbers,
+                   or left no token to draw); None while it goes on
+    stop_reason    what ended it, if it is not the model's own end token: the token id, or the stop string
     """
 
     index: int
@@ -31,13 +34,33 @@ class CompletionOutput:
     cumulative_logprob: float | None
     logprobs: list[TokenLogprobs] | None
     finish_reason: str | None
-    stop_reason: int | None
+    stop_reason: int | str | None
+
+
+@dataclass(frozen=True)
+class RequestMetrics:
+    """When things happened to a request, in seconds of time.monotonic(); None: not yet.
+
+    first_token_s    when the first token was there, of the first of its continuations
+    num_preemptions  times that it had to make room and start over
+    """
+
+    arrival_s: float
+    first_scheduled_s: float | None
+    first_token_s: float | None
+    finished_s: float | None
+    num_preemptions: int
 
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """A request's result. prompt_logprobs[0] is None: nothing comes before the first token. num_cached_tokens: how many
-    of the prompt were not computed, since the prefix cache had them."""
+    """A request's result, or what there is of it so far.
+
+    prompt_logprobs    [0] is None: nothing comes before the first token
+    num_cached_tokens  how many tokens of the prompt were not computed, since the prefix cache had them
+    metrics            None before it was taken in
+    finished           whether all its outputs have ended
+    """
 
     request_id: str
     prompt: str | None
@@ -45,3 +68,5 @@ class RequestOutput:
     outputs: list[CompletionOutput]
     prompt_logprobs: list[TokenLogprobs | None] | None
     num_cached_tokens: int = 0
+    metrics: RequestMetrics | None = None
+    finished: bool = True

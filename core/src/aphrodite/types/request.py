@@ -40,8 +40,21 @@ class Status(enum.Enum):
 
 
 @dataclass
+class Times:
+    """When things happened to a request, in seconds of time.monotonic(); None: not yet. Written by the engine, for the
+    scheduler has no clock."""
+
+    arrival_s: float = 0.0
+    first_scheduled_s: float | None = None
+    first_token_s: float | None = None
+    finished_s: float | None = None
+
+
+@dataclass
 class Sequence:
-    """How far a request has come. Owned by the scheduler; nobody else writes it.
+    """How far a request has come. Owned by the scheduler; nobody else writes it, and its consumers may read it from
+    another thread: `tokens` and `logprobs` only grow, `prompt_logprobs` are all there when the first token is, and
+    `finish_reason` is set last.
 
     tokens        prompt and output, all that the host knows
     num_computed  of these, how many have their keys and values in the cache; up to a block behind while it decodes
@@ -50,6 +63,7 @@ class Sequence:
     num_adopted, num_published  of its blocks, how many came from the prefix cache, and how many can be found there
     arrival       its number among all sequences
     reads_cache   whether it may start from cached blocks
+    regime        which range of lengths it is in: keys and values of another one are not its own
     num_cached_tokens  tokens that came from the prefix cache when it first started; None before
     row, epoch    its place on the device; results of another epoch are not its own
     """
@@ -71,7 +85,9 @@ class Sequence:
     num_adopted: int = 0
     num_published: int = 0
     reads_cache: bool = True
+    regime: int = 0
     num_cached_tokens: int | None = None
+    times: Times = field(default_factory=Times)
 
     @property
     def num_output(self) -> int:

@@ -33,14 +33,21 @@ class _Place:
 
 
 class SafetensorsSource:
-    """All tensors of a checkpoint folder: model.safetensors, or the shards that its index names."""
+    """All tensors of a checkpoint folder: model.safetensors, or the shards that its index names.
 
-    def __init__(self, folder: Path) -> None:
+    skip_unreadable  tensors of other types than weights have are left out, and listed; else they are errors
+    """
+
+    def __init__(self, folder: Path, *, skip_unreadable: bool = False) -> None:
+        self.unreadable: dict[str, str] = {}
         self._infos: dict[str, TensorInfo] = {}
         self._places: dict[str, _Place] = {}
         self._file: tuple[Path, BinaryIO] | None = None
         for path in _files(folder):
             for name, entry, base in _header(path):
+                if skip_unreadable and entry["dtype"] not in _DTYPES:
+                    self.unreadable[name] = entry["dtype"]
+                    continue
                 if name in self._infos:
                     raise CheckpointError(f"{path}: tensor {name!r} is also in {self._infos[name].where}", subject=name)
                 self._infos[name] = _info(name, entry, path)

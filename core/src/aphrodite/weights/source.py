@@ -35,6 +35,11 @@ class TensorSource(Protocol):
     A tensor of three axes or more is the matrix of all its rows: what the last axis holds is one.
     """
 
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """Tensors that are there and left out, with their type in the file's own words."""
+        ...
+
     def infos(self) -> Mapping[str, TensorInfo]: ...
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
@@ -55,6 +60,7 @@ class DummySource:
             for parameter in parameters
             for source in parameter.sources
         }
+        self.unreadable: Mapping[str, str] = {}
         self._dtype = torch_dtype(dtype)
         self._seed = seed
         self._drawn: tuple[str, torch.Tensor] | None = None

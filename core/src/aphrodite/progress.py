@@ -1,14 +1,17 @@
-"""A progress bar on a terminal, a line every five seconds elsewhere."""
+"""Long work, shown: a progress bar on a terminal, a line every five seconds elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichBar
 
+from aphrodite.errors import UsageError
 from aphrodite.types.progress import NoProgress, Progress
 
 _LINE_EVERY_S = 5.0
@@ -19,6 +22,34 @@ def progress(quiet: bool) -> Progress:
     if quiet:
         return NoProgress()
     return Bar() if sys.stderr.isatty() else Lines()
+
+
+def shown(use_tqdm: Any) -> Progress:
+    """What LLM's argument of that name asks for: False, nothing; True, a bar or lines on standard error; or a class
+    that makes bars, as tqdm does: called with total, desc and unit, it gives an object with update(n) and close()."""
+    if isinstance(use_tqdm, bool):
+        return progress(quiet=not use_tqdm)
+    if not callable(use_tqdm):
+        raise UsageError(f"use_tqdm must be true, false or a class of bars, got {use_tqdm!r}", subject="use_tqdm")
+    return Foreign(use_tqdm)
+
+
+class Foreign:
+    """A bar of the caller's own."""
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+        self._bar: Any = None
+
+    def start(self, label: str, total: int, unit: str) -> None:
+        self._bar = self._make(total=total, desc=label, unit=unit)
+
+    def advance(self, amount: int) -> None:
+        self._bar.update(amount)
+
+    def finish(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 class Bar:

@@ -1,0 +1,52 @@
+"""A model in this process: what LLM and AsyncEngine have in common."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from aphrodite.build import Assembled, Blueprint, assemble
+from aphrodite.config.engine import EngineConfig, config_from
+from aphrodite.engine.engine import Engine
+from aphrodite.engine.frontend import Frontend
+from aphrodite.engine.loop import EngineLoop
+from aphrodite.types.model_card import ModelCard
+from aphrodite.types.progress import Progress
+
+
+class LocalEngine:
+    """An assembled engine on its own thread, and the front end for its model.
+
+    Closed by `close`, when it is collected as garbage, or when the interpreter ends.
+    """
+
+    def __init__(self, model: str, progress: Progress | None, settings: Mapping[str, Any]) -> None:
+        self.config: EngineConfig = config_from({"model": str(model), **settings})
+        assembled: Assembled = assemble(self.config, progress)
+        self.blueprint: Blueprint = assembled.blueprint
+        self.engine: Engine = assembled.engine
+        try:
+            self.frontend = Frontend.of(card_of(self.blueprint))
+        except BaseException:
+            self.engine.close()
+            raise
+        self.loop = EngineLoop(self.engine, self.blueprint.platform.device.activate)
+        self._finalizer = weakref.finalize(self, self.loop.close)
+
+    def close(self) -> None:
+        """Give back the device and its memory."""
+        self._finalizer()
+
+
+def card_of(blueprint: Blueprint) -> ModelCard:
+    """What front ends must know of a model that is drawn up."""
+    return ModelCard(
+        name=blueprint.config.model.model,
+        folder=str(blueprint.folder),
+        vocab_size=blueprint.spec.vocab_size,
+        max_model_len=blueprint.sizes.max_model_len,
+        end_ids=blueprint.generation.end_ids,
+        defaults=blueprint.generation.defaults,
+        seed=blueprint.config.model.seed,
+    )

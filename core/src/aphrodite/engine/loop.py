@@ -1,0 +1,209 @@
+"""The thread that an engine lives on: requests come from any thread, results go to whoever asked for them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from aphrodite.engine.client import Failure, News, Sink
+from aphrodite.engine.engine import Engine
+from aphrodite.errors import UsageError
+from aphrodite.types.request import Request
+from aphrodite.types.request import Sequence as EngineSequence
+
+_LOG = logging.getLogger("aphrodite")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Live:
+    """A request that has not ended, and who is told of it."""
+
+    sequence: EngineSequence
+    sink: Sink
+
+
+class EngineLoop:
+    """An EngineClient in this process. One thread steps the engine while it has work, and sleeps while it has none.
+
+        callers    add ─┐        abort ─┐
+        thread          └ step, step, step ┴ step ...   each step's news to their sinks
+
+    engine    driven by this thread alone from here on, close() included
+    activate  called first on the thread, to make the device current there
+    """
+
+    def __init__(self, engine: Engine, activate: Callable[[], None] = lambda: None) -> None:
+        self._engine = engine
+        self._activate = activate
+        self._live: dict[str, _Live] = {}
+        self._counts: Counter[Sink] = Counter()  # live requests of each sink
+        self._changed = threading.Condition()
+        self._inbox: deque[Callable[[], None]] = deque()  # what to do between two steps
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="aphrodite-engine", daemon=True)
+        self._thread.start()
+
+    def add(self, requests: Sequence[Request], sink: Sink) -> None:
+        """Queue requests. UsageError once the loop is closed; what the engine refuses is told to the sink."""
+        arrival_s = time.monotonic()
+        self._post(lambda: self._add(requests, sink, arrival_s))
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """End requests before the next step."""
+        ids = list(request_ids)
+        with self._changed:
+            if not self._closing:
+                self._inbox.append(lambda: self._abort(ids))
+                self._changed.notify()
+
+    def call(self, function: Callable[[Engine], T]) -> T:
+        """What `function` gives or raises, called between two steps. UsageError once the loop is closed."""
+        done = threading.Event()
+        outcome: list[Any] = [None, None]
+
+        def run() -> None:
+            try:
+                outcome[0] = function(self._engine)
+            except BaseException as error:
+                outcome[1] = error
+            finally:
+                done.set()
+
+        self._post(run)
+        done.wait()
+        if outcome[1] is not None:
+            raise outcome[1]
+        found: T = outcome[0]
+        return found
+
+    def close(self) -> None:
+        """Close the engine and end the thread; requests in flight end with an error. May be called again."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether requests are refused."""
+        return self._closing
+
+    # ---- on the thread --------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._activate()
+        except BaseException as error:
+            self._give_up(error)
+        while self._wait():
+            if self._engine.has_work:
+                self._step()
+        try:
+            self._fail(UsageError("the engine was closed while the request ran", subject="close"))
+            self._engine.close()
+        except BaseException:
+            _LOG.exception("closing the engine failed")
+        finally:
+            del self._engine
+
+    def _give_up(self, error: BaseException) -> None:
+        """The device cannot be used on this thread: whoever is here already hears why, later ones are refused."""
+        _LOG.error("the engine's thread could not make its device current: %s: %s", type(error).__name__, error)
+        with self._changed:
+            self._closing = True
+            todo = list(self._inbox)
+            self._inbox.clear()
+        for do in todo:
+            do()
+        self._fail(error)
+
+    def _wait(self) -> bool:
+        """Sleep until there is something to do, then do what was asked for. False once the loop is to end."""
+        with self._changed:
+            while not (self._inbox or self._closing or self._engine.has_work):
+                self._changed.wait()
+            todo = list(self._inbox)
+            self._inbox.clear()
+        for do in todo:
+            do()
+        return not self._closing
+
+    def _step(self) -> None:
+        try:
+            changed = self._engine.step()
+        except BaseException as error:  # whatever it is, the others' requests and this thread outlive it
+            self._fail(error)
+            return
+        if changed:
+            self._tell(changed)
+
+    def _tell(self, changed: Sequence[EngineSequence]) -> None:
+        """Hand the step's news to their sinks, and forget who has ended."""
+        if len(self._counts) == 1:
+            groups = {next(iter(self._counts)): changed}
+        else:
+            groups = {}
+            for seq in changed:
+                groups.setdefault(self._live[seq.request.request_id].sink, []).append(seq)  # type: ignore[attr-defined]
+        for seq in [seq for seq in changed if seq.finish_reason is not None]:
+            self._forget(seq.request.request_id)
+        for sink, news in groups.items():
+            self._hand_to(sink, news)
+
+    def _hand_to(self, sink: Sink, news: News) -> None:
+        try:
+            sink(news)
+        except Exception:  # nobody listens any more, an event loop was closed, say
+            _LOG.exception("results could not be handed over; their requests are dropped")
+            self._drop(name for name, live in self._live.items() if live.sink == sink)
+
+    def _add(self, requests: Sequence[Request], sink: Sink, arrival_s: float) -> None:
+        added: list[str] = []
+        try:
+            for request in requests:
+                self._live[request.request_id] = _Live(self._engine.add(request, arrival_s), sink)
+                self._counts[sink] += 1
+                added.append(request.request_id)
+        except Exception as error:
+            self._drop(added)
+            self._hand_to(sink, Failure(error, tuple(request.request_id for request in requests)))
+
+    def _abort(self, request_ids: Iterable[str]) -> None:
+        ended = [self._live[name] for name in request_ids if name in self._live]
+        self._drop([live.sequence.request.request_id for live in ended])
+        for live in ended:
+            self._hand_to(live.sink, [live.sequence])
+
+    def _fail(self, error: BaseException) -> None:
+        """End every request with an error."""
+        ended: dict[Sink, list[str]] = {}
+        for name, live in self._live.items():
+            ended.setdefault(live.sink, []).append(name)
+        self._drop(self._live)
+        for sink, names in ended.items():
+            self._hand_to(sink, Failure(error, tuple(names)))
+
+    def _drop(self, request_ids: Iterable[str]) -> None:
+        for name in list(request_ids):
+            self._engine.abort(name)
+            self._forget(name)
+
+    def _forget(self, request_id: str) -> None:
+        sink = self._live.pop(request_id).sink
+        self._counts[sink] -= 1
+        if not self._counts[sink]:
+            del self._counts[sink]
+
+    def _post(self, do: Callable[[], None]) -> None:
+        with self._changed:
+            if self._closing:
+                raise UsageError("this engine is closed: make a new one", subject="close")
+            self._inbox.append(do)
+            self._changed.notify()
