@@ -22,9 +22,9 @@ def run(call: Call) -> int:
     from aphrodite.engine.llm import LLM
 
     with LLM(progress=progress(call.quiet), **call.settings) as llm:
-        if not call.quiet:
-            print_note(llm.blueprint.summary)
         outputs = llm.generate(prompts, sampling, progress=progress(call.quiet))
+        if not call.quiet:  # behind what may be refused: an error is one line
+            print_note(llm.blueprint.summary)
         has_text = llm.tokenizer is not None
     failed = [
         place
