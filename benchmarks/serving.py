@@ -94,7 +94,7 @@ def run_engine(step_s: float) -> None:
         seqs = config.scheduler.max_num_seqs
         scheduler = Scheduler(kv, Budget(1 << 15, seqs, max(64, seqs)))
         card = ModelCard(folder, folder, size, 4096, frozenset(), {}, 0)
-        return process.Built(Engine(scheduler, Sleeping(size)), lambda: None, card, seqs, {}, [])
+        return process.Built(Engine(scheduler, Sleeping(size)), card, seqs, {}, [])
 
     process.main(build)
 

@@ -13,6 +13,8 @@ from tests.support.checkpoints import Checkpoints
 WATCH = """
 import numpy, torch  # which do some of it themselves
 import os, signal, subprocess, sys, threading, logging, multiprocessing
+num_threads = torch.get_num_threads()
+os.environ["APHRODITE_CPU_THREADS"] = "2" if num_threads == 1 else "1"  # the engine's thread has another number
 environment, handlers = dict(os.environ), [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)]
 spawned = []
 sys.addaudithook(lambda event, args: spawned.append(event)
@@ -20,6 +22,7 @@ sys.addaudithook(lambda event, args: spawned.append(event)
 """
 CHECK = """
 assert dict(os.environ) == environment, "the environment"
+assert torch.get_num_threads() == num_threads, "torch's threads"
 assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)] == handlers, "handlers"
 assert not spawned, spawned
 assert not logging.getLogger().handlers and not logging.getLogger("aphrodite").handlers, "logging"

@@ -23,15 +23,20 @@ class LocalEngine:
 
     def __init__(self, model: str, progress: Progress | None, settings: Mapping[str, Any]) -> None:
         self.config: EngineConfig = config_from({"model": str(model), **settings})
-        assembled: Assembled = assemble(self.config, progress)
-        self.blueprint: Blueprint = assembled.blueprint
-        self.engine: Engine = assembled.engine
+        made: list[Assembled] = []
+
+        def make() -> Engine:
+            made.append(assemble(self.config, progress))
+            return made[0].engine
+
+        self.loop = EngineLoop(make)
+        self.engine: Engine = made[0].engine
+        self.blueprint: Blueprint = made[0].blueprint
         try:
             self.frontend = Frontend.of(card_of(self.blueprint))
         except BaseException:
-            self.engine.close()
+            self.loop.close()
             raise
-        self.loop = EngineLoop(self.engine, self.blueprint.platform.device.activate)
         self._finalizer = weakref.finalize(self, self.loop.close)
 
     def close(self) -> None:

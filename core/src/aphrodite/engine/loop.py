@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -34,20 +35,24 @@ class EngineLoop:
         callers    add ─┐        abort ─┐
         thread          └ step, step, step ┴ step ...   each step's news to their sinks
 
-    engine    driven by this thread alone from here on, close() included
-    activate  called first on the thread, to make the device current there
+    make  gives the engine, on the thread that it will live on: what a device keeps for each thread (which device is
+          current, how many threads compute) is set there, and stays as it was on the caller's. What it raises comes out
+          of the constructor
     """
 
-    def __init__(self, engine: Engine, activate: Callable[[], None] = lambda: None) -> None:
-        self._engine = engine
-        self._activate = activate
+    def __init__(self, make: Callable[[], Engine]) -> None:
         self._live: dict[str, _Live] = {}
         self._counts: Counter[Sink] = Counter()  # live requests of each sink
         self._changed = threading.Condition()
         self._inbox: deque[Callable[[], None]] = deque()  # what to do between two steps
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="aphrodite-engine", daemon=True)
+        made: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(make, made), name="aphrodite-engine", daemon=True)
         self._thread.start()
+        try:
+            made.result()
+        finally:
+            del made  # or an error would hold itself, and with it all that was being made
 
     def add(self, requests: Sequence[Request], sink: Sink) -> None:
         """Queue requests. UsageError once the loop is closed; what the engine refuses is told to the sink."""
@@ -97,11 +102,16 @@ class EngineLoop:
 
     # ---- on the thread --------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, make: Callable[[], Engine], made: Future[None]) -> None:
         try:
-            self._activate()
+            self._engine = make()
         except BaseException as error:
-            self._give_up(error)
+            made.set_exception(error)
+            return
+        else:
+            made.set_result(None)
+        finally:
+            del make, made  # what they hold is not ours to keep
         while self._wait():
             if self._engine.has_work:
                 self._step()
@@ -112,17 +122,6 @@ class EngineLoop:
             _LOG.exception("closing the engine failed")
         finally:
             del self._engine
-
-    def _give_up(self, error: BaseException) -> None:
-        """The device cannot be used on this thread: whoever is here already hears why, later ones are refused."""
-        _LOG.error("the engine's thread could not make its device current: %s: %s", type(error).__name__, error)
-        with self._changed:
-            self._closing = True
-            todo = list(self._inbox)
-            self._inbox.clear()
-        for do in todo:
-            do()
-        self._fail(error)
 
     def _wait(self) -> bool:
         """Sleep until there is something to do, then do what was asked for. False once the loop is to end."""

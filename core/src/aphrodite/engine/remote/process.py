@@ -59,7 +59,6 @@ class Built(NamedTuple):
     """An engine that is ready to run, and what the other side must know of it."""
 
     engine: Engine
-    activate: Callable[[], None]
     card: ModelCard
     max_num_seqs: int
     reasons: dict[str, str]
@@ -162,12 +161,18 @@ def serve(channel: Channel, build: Build) -> None:
         _end(channel, AphroditeError(f"the first message must be a Start of version {VERSION}"))
         return
     inbox = _Inbox(channel)
+    made: list[Built] = []
+
+    def make() -> Engine:
+        made.append(build(first.config, _Phases(channel)))
+        return made[0].engine
+
     try:
-        built = build(first.config, _Phases(channel))
-        loop = EngineLoop(built.engine, built.activate)
+        loop = EngineLoop(make)
     except AphroditeError as error:
         _end(channel, error)
         raise
+    (built,) = made
     teller = _Teller(channel)
     channel.send(Ready(built.card, built.max_num_seqs, built.reasons, built.notes))
     threading.Thread(target=_pulses, args=(loop, channel), daemon=True).start()
@@ -257,7 +262,6 @@ def assembled(config: EngineConfig, progress: Progress) -> Built:
     blueprint = found.blueprint
     return Built(
         found.engine,
-        blueprint.platform.device.activate,
         card_of(blueprint),
         config.scheduler.max_num_seqs,
         dict(blueprint.reasons),
