@@ -70,8 +70,8 @@ class RequestState:
     def output(self) -> RequestOutput:
         """All that there is so far."""
         first = self._prepared.requests[0]
-        outputs = [one.output(index, self._tokenizer) for index, one in enumerate(self._continuations.values())]
-        outputs += [replace(outputs[0], index=index) for index in range(1, self._num_copies)]
+        every = [*self._continuations.values()] * self._num_copies  # lists of their own: a caller may change one
+        outputs = [one.output(index, self._tokenizer) for index, one in enumerate(every)]
         prompt_logprobs = None
         if first.sampling.prompt_logprobs is not None and self._first is not None:
             prompt_logprobs = [None, *positions(self._first.prompt_logprobs, self._tokenizer)]
