@@ -1,4 +1,4 @@
-"""The project's commands: `nox -s demo`, `tests`, `lint`, `types`, `build`, `docs`.
+"""The project's commands: `nox -s demo`, `tests`, `lint`, `types`, `build`, `docs`, `soak`, `fuzz`.
 
 torch is by far the largest thing to install, so the sessions that need it share one environment,
 .nox/torch, which nox cannot do by itself: those sessions ask `torch_environment` for its Python. It installs
@@ -55,6 +55,22 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests; what follows -- is passed to pytest."""
     session.run(torch_environment(session), "-m", "pytest", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def soak(session: nox.Session) -> None:
+    """Abuse a server for a while, on each device that needs no hardware, and see what is left."""
+    python = torch_environment(session)
+    for device in ("cpu", "toy"):
+        session.run(python, "benchmarks/soak.py", "--device", device, *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Ask a server for what its OpenAPI document says, and for what it does not; about ten minutes."""
+    session.install(*group("fuzz"))
+    python = torch_environment(session)
+    session.run("python", "benchmarks/fuzz.py", "--python", python, *session.posargs)
 
 
 @nox.session

@@ -53,3 +53,19 @@ def test_help_is_quick() -> None:
     cost = seconds_over_a_bare_interpreter([str(command), "--help"])
     print(f"aphrodite --help: {cost * 1000:.0f} ms over a bare interpreter")
     assert cost < HELP_BUDGET_S, f"{cost:.3f} s; python -X importtime {command} --help shows where"
+
+
+def test_the_library_works_without_the_servers_packages() -> None:
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('uvicorn', 'httptools', 'uvloop', 'msgspec', 'prometheus_client'):\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "import aphrodite\n"
+        "for name in aphrodite.__all__: getattr(aphrodite, name)\n"
+        "import aphrodite.engine.llm, aphrodite.engine.async_engine, aphrodite.build\n"
+        "import aphrodite.plugin, aphrodite.cli.main\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.support.cli import aphrodite, refused
 
 
 def test_the_installed_command_runs_in_a_process_of_its_own(model: Path) -> None:
-    command = [str(Path(sys.executable).parent / "aphrodite"), "generate", str(model), "--prompt", "a"]
+    command = [str(Path(sys.executable).parent / "aphrodite"), "generate", str(model), "--prompt", "a", "--quiet"]
     run = subprocess.run([*command, "--seed", "3"], capture_output=True, text=True, timeout=120)
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout == aphrodite(*command[1:], "--seed", 3).stdout
@@ -35,7 +36,10 @@ def test_generate_prints_the_text_alone_on_standard_output(model: Path) -> None:
     document = aphrodite("generate", model, "--prompt", "The engine", "--max-tokens", 8, "--seed", 3, "--json")
     assert run.returncode == document.returncode == 0
     assert run.stdout == json.loads(document.stdout)["outputs"][0]["outputs"][0]["text"] + "\n"
-    assert run.stderr == document.stderr == ""
+    assert run.stderr == document.stderr
+    line = r"cpu: \d+ threads? \(affinity \d+.*\), f32 \(the checkpoint's own\), KV [\d.]+ MiB = [\d,]+ tokens\n"
+    assert re.fullmatch(line, run.stderr), "the one line about the machine"
+    assert aphrodite("generate", model, "--prompt", "a", "--quiet").stderr == ""
 
 
 def test_generate_json_is_one_document_with_its_schema(model: Path) -> None:
@@ -164,7 +168,7 @@ def test_the_log_goes_to_standard_error_at_the_level_of_the_variable(model: Path
     run = aphrodite(*flags)
     assert run.returncode == 0
     assert run.stderr.startswith("aphrodite: warning: ") and "torch form" in run.stderr
-    assert aphrodite(*flags, APHRODITE_LOG="ERROR").stderr == ""
+    assert aphrodite(*flags, "--quiet", APHRODITE_LOG="ERROR").stderr == ""
     assert "torch form" in aphrodite(*flags, "--log-level", "info", APHRODITE_LOG="ERROR").stderr
     assert logging.getLogger("aphrodite").handlers == []  # nothing stays behind in the program that called
 

@@ -83,7 +83,7 @@ def test_a_word_that_nothing_has_is_answered_with_the_nearest() -> None:
 
 def test_wrong_words_are_answered_with_the_nearest() -> None:
     refused(aphrodite("generaat"), 2, "there is no command 'generaat'; did you mean generate?")
-    refused(aphrodite("run"), 2, "there is no command 'run'", "generate, chat, explain, plugins, bench, env")
+    refused(aphrodite("serve"), 2, "there is no command 'serve'", "generate, chat, run, explain, plugins, bench, env")
     refused(aphrodite("bench", "speed"), 2, "latency, throughput", "'speed'")
     refused(aphrodite("generate", "m", "--temperatuur", "1"), 2, "--temperatuur; did you mean --temperature?")
     refused(aphrodite("generate", "m", "--temp=1"), 2, "has no flag --temp")  # no abbreviations: flags will be added

@@ -12,7 +12,8 @@ from aphrodite.ops.kernel import Dims, Extent
 from aphrodite.ops.linear import linear
 from aphrodite.platform.dtypes import torch_dtype
 from aphrodite.platform.layout import Packed
-from aphrodite_cpu.kernels import LINEAR, ONEDNN, bind_linear, onednn_dtypes
+from aphrodite_cpu import linear as cpu
+from aphrodite_cpu.linear import LINEAR, ONEDNN, onednn_dtypes
 from tests.unit.ops.truth import exact, truth
 
 
@@ -22,7 +23,9 @@ def product(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, num: in
     out = torch.full((x.shape[0], w.shape[0]), 7.0, dtype=x.dtype)
     packed = Packed(ONEDNN.finish(w), ONEDNN, tuple(w.shape), "f32")
     args = {"out": out, "x": x, "w": packed, "bias": bias}
-    bind_linear(cast("Any", SimpleNamespace(args=args, extents={"x": Extent("T")})))(Dims(T=num))
+    facts = {"dtype": "f32" if x.dtype == torch.float32 else "bf16"}
+    site = SimpleNamespace(args=args, facts=facts, bounds=Dims(T=len(x)), extents={"x": Extent("T")})
+    cpu.bind(cast("Any", site))(Dims(T=num))
     return out
 
 
@@ -42,6 +45,16 @@ def test_products_of_any_size(dtype: str, rows: int, n: int, k: int, biased: boo
     error = abs(exact(out[:rows]) - value)
     assert (error <= 2 * linear.tolerance.c * torch.finfo(kind).eps * scale).all(), error.max()
     assert (out[rows:] == 7).all()
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("plain", [False, True])
+def test_many_rows_in_pieces_or_of_plain_weights(plain: bool, biased: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "_PIECE_ROWS", 3)
+    monkeypatch.setattr(cpu, "_PLAIN_ROWS", 8 if plain else 9)
+    monkeypatch.setattr(cpu, "_plain_is_faster", lambda dtype, shape: True)
+    for rows in (1, 3, 7, 8):
+        test_products_of_any_size("f32", rows, 17, 9, biased)
 
 
 def test_the_kernel_serves_the_types_that_this_torch_multiplies() -> None:

@@ -85,6 +85,14 @@ class Blueprint:
     reasons: Mapping[str, str]
     notes: tuple[str, ...]
 
+    @property
+    def summary(self) -> str:
+        """What was chosen from the machine, in one line."""
+        kv = self.sizes.kv
+        cache = f"KV {kv.num_bytes / (1 << 20):.4g} MiB = {kv.num_tokens:,} tokens"
+        dtype, _, why = self.reasons["dtype"].partition(": ")
+        return f"{self.entry.info.device}: {', '.join((*self.limits.notes, f'{dtype} ({why})', cache))}"
+
 
 @dataclass(frozen=True)
 class Assembled:
@@ -139,9 +147,12 @@ def draw_up(config: EngineConfig, *, weights: bool = False, show_bars: bool = Fa
         platform.device.close()
         raise
     notes = [
-        f"the platform offers {part}, which this core does not use"
-        for part in _RESERVED
-        if getattr(platform, part) is not None
+        *limits.notes,
+        *(
+            f"the platform offers {part}, which this core does not use"
+            for part in _RESERVED
+            if getattr(platform, part) is not None
+        ),
     ]
     notes += generation.notes
     forms, sites = map(sum, zip(*(count_torch_forms(plan) for plan in (forward, attention) if plan), strict=True))

@@ -2,13 +2,15 @@
 
     AphroditeError
     ├── UsageError                 exit 2   a parameter, prompt or option that cannot be used
-    │   └── ShapeError             exit 2   numbers that disagree
+    │   ├── ShapeError             exit 2   numbers that disagree
+    │   └── ContextLengthError     exit 2   a prompt that is too long for the model or its cache
     ├── CapacityError              exit 3   it does not fit in memory
     ├── ModelError                 exit 4   a model that cannot be loaded
     │   └── CheckpointError        exit 4   one of its files or tensors is wrong
     ├── PluginError                exit 1   a plugin that breaks the contract
     ├── KernelError                exit 1   no kernel, or a kernel asked for by name, can serve a site
-    └── DeviceError                exit 1   the device failed while running
+    ├── DeviceError                exit 1   the device failed while running
+    └── EngineDied                 exit 1   the process that an engine lives in has ended
 
 Each carries the object at fault in `subject`. A message says what was given, what was expected and what to do.
 """
@@ -34,6 +36,10 @@ class UsageError(AphroditeError, ValueError):
 
 class ShapeError(UsageError):
     """Two shapes, or a shape and a rule, that disagree."""
+
+
+class ContextLengthError(UsageError):
+    """A prompt that leaves no room for an answer; `subject` is its name."""
 
 
 class CapacityError(AphroditeError):
@@ -62,3 +68,8 @@ class KernelError(AphroditeError):
 
 class DeviceError(AphroditeError):
     """The device failed while running a step; `subject` is the device."""
+
+
+class EngineDied(AphroditeError):
+    """The process that an engine lives in has ended, and its requests with it; `subject` is its exit code, negative for
+    a signal."""

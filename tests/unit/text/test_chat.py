@@ -323,3 +323,29 @@ def test_templates_are_found_where_checkpoints_have_them(tmp_path: Path) -> None
     written(tmp_path, tokenizer_config_json={"chat_template": 3})
     with pytest.raises(ModelError, match="chat_template must be a text or a list"):
         rendered()
+
+
+CALLED = [
+    {"role": "user", "content": "a"},
+    {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {"ü": [1, None]}}}]},
+]
+CALLS = "{%- for m in messages %}{%- for call in m.tool_calls or [] %}[{{ WRITE }}]{%- endfor %}{%- endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("write", "text"),
+    [
+        # Each as a published template has it: Qwen 3, Llama 3.3, DeepSeek R1; the last joins as Jinja does.
+        ("call.function.arguments if call.function.arguments is string else call.function.arguments | tojson", "json"),
+        ("'{' + '\"parameters\": ' + (call.function.arguments | tojson) + '}'", "inner"),
+        ("'```json' + '\\n' + call['function']['arguments'] + '\\n```'", "fenced"),
+        ("call.function.name ~ ' ' ~ call.function.arguments", "named"),
+    ],
+)
+def test_arguments_of_calls_are_json_however_a_template_writes_them(write: str, text: str) -> None:
+    arguments = '{"ü": [1, null]}'
+    expected = {
+        "json": arguments, "inner": '{"parameters": ' + arguments + "}", "fenced": f"```json\n{arguments}\n```",
+        "named": f"f {arguments}",
+    }[text]  # fmt: skip
+    assert of(CALLS.replace("WRITE", write)).render(CALLED) == f"[{expected}]"

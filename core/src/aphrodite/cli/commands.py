@@ -94,6 +94,16 @@ COMMANDS: tuple[Command, ...] = (
         {"max_tokens": None},
     ),
     Command(
+        "run",
+        "run",
+        "serve a model over HTTP",
+        "Serve a model on http://127.0.0.1:2242 with the APIs of OpenAI, Anthropic, Kobold and Ollama. Ctrl-C ends it.",
+        ("run ./my-model --port 8000", "run owner/name --host 0.0.0.0 --api-keys @keys.txt"),
+        NoOptions,
+        (group("server"), *_ENGINE, _TERMINAL),
+        {"log_level": "info"},
+    ),
+    Command(
         "explain",
         "explain",
         "show which kernel serves each place of a model, and why",

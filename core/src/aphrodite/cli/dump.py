@@ -59,7 +59,9 @@ def _resolve(call: Call) -> Resolved:
 
 
 def _effective(entry: Entry, given: Given, resolved: Resolved) -> Given:
-    """A parameter that nobody gave has the model's own default, if it has one."""
+    """A parameter that nobody gave has the model's own default, if it has one; a secret is not shown."""
+    if entry.is_secret and given.value:
+        return Given("(set, not shown)", given.origin)
     if given.is_default and _in_sampling(entry) and entry.name in resolved.sampling:
         return Given(resolved.sampling[entry.name], "the model's generation config")
     return given

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from aphrodite.cli.command import Call
-from aphrodite.cli.output import document, print_document, print_error, safe_for_terminal
+from aphrodite.cli.output import document, print_document, print_error, print_note, safe_for_terminal
 from aphrodite.errors import UsageError
 from aphrodite.progress import progress
 
@@ -23,6 +23,8 @@ def run(call: Call) -> int:
 
     with LLM(progress=progress(call.quiet), **call.settings) as llm:
         outputs = llm.generate(prompts, sampling, progress=progress(call.quiet))
+        if not call.quiet:  # behind what may be refused: an error is one line
+            print_note(llm.blueprint.summary)
         has_text = llm.tokenizer is not None
     failed = [
         place

@@ -27,6 +27,11 @@ def print_error(message: str) -> None:
     print(f"aphrodite: error: {' '.join(message.splitlines())}", file=sys.stderr)
 
 
+def print_note(text: str) -> None:
+    """One line on standard error that is no error."""
+    print(" ".join(text.splitlines()), file=sys.stderr)
+
+
 def write_document(content: Mapping[str, Any], path: str) -> None:
     """The same into a file. UsageError if it cannot be written."""
     try:

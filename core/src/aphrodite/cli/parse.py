@@ -95,7 +95,7 @@ def _parser(command: Command) -> argparse.ArgumentParser:
             parser.add_argument(entry.flag, dest=entry.flag, action="append_const", const="on")
             parser.add_argument(f"--no-{entry.flag[2:]}", dest=entry.flag, action="append_const", const="off")
         else:
-            parser.add_argument(entry.flag, dest=entry.flag, action="append", metavar=entry.metavar)
+            parser.add_argument(entry.flag, *entry.aliases, dest=entry.flag, action="append", metavar=entry.metavar)
     return parser
 
 
@@ -104,7 +104,7 @@ def _stray(command: Command, word: str) -> str:
     if not word.startswith("-"):
         return f"{command.name} takes {'one MODEL' if command.takes_model else 'no argument'}, got also {word!r}"
     flag = word.partition("=")[0]
-    known = [entry.flag for entry in command.entries if entry.flag]
+    known = [flag for entry in command.entries if entry.flag for flag in (entry.flag, *entry.aliases)]
     if flag in known:
         return f"{flag} stands behind --, where no flags are read"
     hint = nearest(flag, known) or f"; see `aphrodite {command.name} --help all`"

@@ -28,6 +28,8 @@ def setting(default: Any, doc: str, **meta: Any) -> Any:
     env          the environment variable that gives it, where neither caller, flag nor file does
     is_common    shown by a command's first page of help
     unset        what the default means, where it is no value to type
+    aliases      other names on the command line
+    is_secret    never shown, not by --dump-config either
     """
     meta = {"doc": doc, **meta}
     if isinstance(default, dict):

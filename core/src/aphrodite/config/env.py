@@ -14,7 +14,7 @@ LOG = "APHRODITE_LOG"
 VARIABLES: Mapping[str, str] = {
     TARGET_DEVICE: "The device, as --device.",
     PLUGINS: "The plugins to use, as --plugins.",
-    API_KEYS: "Keys that a server's clients must show. No command of this version serves.",
+    API_KEYS: "Keys that clients of `run` must show, as --api-keys.",
     CACHE: "Folder for models from the hub, as --download-dir.",
     LOG: "What the command line logs to standard error, as --log-level; a library never logs by itself.",
 }

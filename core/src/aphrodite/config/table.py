@@ -14,6 +14,7 @@ from typing import Any
 
 from aphrodite.config.engine import AUTO, SECTIONS, Section
 from aphrodite.config.numbers import integer
+from aphrodite.config.server import ServerConfig
 from aphrodite.config.terminal import TerminalConfig
 from aphrodite.errors import UsageError
 from aphrodite.types.sampling_params import Items, Rule, SamplingParams, parameters
@@ -45,6 +46,8 @@ class Entry:
     legal    what it may be, in words, where its kind does not say it
     default  as Python has it
     unset    what an empty default means
+    aliases  other flags for the same
+    is_secret  whether its value is never shown
     """
 
     name: str
@@ -58,6 +61,8 @@ class Entry:
     metavar: str
     is_common: bool
     unset: str = NONE
+    aliases: tuple[str, ...] = ()
+    is_secret: bool = False
 
     def read(self, texts: Sequence[str]) -> Any:
         """The value that a flag's or a variable's texts spell, one a time that it was given; the last one counts where
@@ -173,6 +178,8 @@ def _setting(item: Field[Any], *, is_in_files: bool = True) -> Entry:
         metavar=meta.get("metavar") or _metavar(kind, meta.get("choices", ())),
         is_common=meta.get("is_common", not is_in_files),
         unset=meta.get("unset", NONE),
+        aliases=tuple(map(flag_of, meta.get("aliases", ()))),
+        is_secret=meta.get("is_secret", False),
     )
 
 
@@ -235,6 +242,7 @@ GROUPS: tuple[Group, ...] = (
         tuple(_parameter(item) for item in parameters()),
     ),
     *(section_group(name, _ABOUT[name], section) for name, section in SECTIONS.items()),
+    section_group("server", "where the server listens, who may call, how much it takes on", ServerConfig),
     section_group("terminal", "what the command line says beside its results", TerminalConfig),
 )
 

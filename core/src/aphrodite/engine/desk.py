@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Protocol
 
 from aphrodite.engine.client import EngineClient, Failure, News
 from aphrodite.engine.requests import Prepared
 from aphrodite.engine.state import RequestState
 from aphrodite.types.outputs import RequestOutput
+from aphrodite.types.request import Request
 from aphrodite.types.request import Sequence as EngineSequence
+
+
+class Receiver(Protocol):
+    """Is told of sequences on the event loop."""
+
+    def put(self, name: str, seq: EngineSequence) -> None:
+        """There is news of a sequence."""
+
+    def fail(self, name: str, error: BaseException) -> None:
+        """Nothing more comes of a sequence, and what it had got is of no use."""
 
 
 class Desk:
@@ -18,14 +30,18 @@ class Desk:
     def __init__(self, client: EngineClient, loop: asyncio.AbstractEventLoop) -> None:
         self._client = client
         self._loop = loop
-        self._tickets: dict[str, Ticket] = {}  # by the engine's ids of sequences that have not ended
+        self._receivers: dict[str, Receiver] = {}  # by the engine's ids of sequences that have not ended
 
     def open(self, prepared: Prepared, state: RequestState) -> Ticket:
         """Give a request to the engine. UsageError if that is closed."""
         ticket = Ticket(self._client, state)
-        self._client.add(prepared.requests, self._put)
-        self._tickets.update((request.request_id, ticket) for request in prepared.requests)
+        self.take_on(prepared.requests, ticket)
         return ticket
+
+    def take_on(self, requests: Sequence[Request], receiver: Receiver) -> None:
+        """Give requests to the engine, all or none. UsageError if that is closed."""
+        self._client.add(requests, self._put)
+        self._receivers.update((request.request_id, receiver) for request in requests)
 
     def _put(self, news: News) -> None:
         """On the engine's thread."""
@@ -34,17 +50,17 @@ class Desk:
     def _deliver(self, news: News) -> None:
         if isinstance(news, Failure):
             for name in news.request_ids:
-                ticket = self._tickets.pop(name, None)
-                if ticket is not None:
-                    ticket.fail(name, news.error)
+                receiver = self._receivers.pop(name, None)
+                if receiver is not None:
+                    receiver.fail(name, news.error)
             return
         for seq in news:
             name = seq.request.request_id
-            ticket = self._tickets.get(name)
-            if ticket is not None:
-                ticket.put(name, seq)
+            receiver = self._receivers.get(name)
+            if receiver is not None:
+                receiver.put(name, seq)
                 if seq.finish_reason is not None:
-                    del self._tickets[name]
+                    del self._receivers[name]
 
 
 class Ticket:

@@ -6,9 +6,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from aphrodite.sched.scheduler import Scheduler
 from aphrodite.types.request import Request, Sequence
+from aphrodite.types.stats import EngineStats
 from aphrodite.types.step import Pending, Runner, SchedulerOutput
 
 _LOG = logging.getLogger("aphrodite")
@@ -37,6 +39,7 @@ class Engine:
         self._steps_in_flight = steps_in_flight
         self._clock = clock
         self._flights: deque[tuple[SchedulerOutput, Pending]] = deque()
+        self._num_steps = 0  # settled
         self._num_failures = 0  # since the last step that went well
 
     @property
@@ -97,6 +100,7 @@ class Engine:
             plan, pending = self._flights[0]
             result = pending.result()
             self._flights.popleft()
+            self._num_steps += 1
             self._num_failures = 0
             settled = self._scheduler.update(plan, result)
             self._note_times(settled)
@@ -125,6 +129,14 @@ class Engine:
     def reset_prefix_cache(self) -> None:
         """Forget all cached blocks: nothing computed so far is used for requests to come."""
         self._scheduler.reset_prefix_cache()
+
+    def stats(self) -> EngineStats:
+        """How full it is, and what it has done."""
+        return replace(self._scheduler.stats(), num_steps=self._num_steps)
+
+    def not_started(self) -> list[str]:
+        """The ids of requests of which nothing has been computed yet."""
+        return [seq.request.request_id for seq in self._scheduler.live() if seq.times.first_scheduled_s is None]
 
     def check(self) -> None:
         """AssertionError unless the scheduler's books balance."""

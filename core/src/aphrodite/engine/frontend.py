@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class Frontend:
         continue_final_message: bool = False,
         tools: Any = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        cache_salt: str | None = None,
     ) -> list[Prepared]:
         """Requests for one conversation or several, as LLM.chat takes them. UsageError names what is wrong."""
         chats = _conversations(messages)
@@ -68,25 +69,31 @@ class Frontend:
         for place, chat in enumerate(chats):
             where = "messages" if len(chats) == 1 else f"messages[{place}]"
             ids, text = template.encode(chat, tokenizer, **how), template.render(chat, **how)
-            found.append(self._maker.make(ids, params[place], priorities[place], where, text))
+            prompt = {"prompt_token_ids": ids, "cache_salt": cache_salt}
+            found.append(self._maker.make(prompt, params[place], priorities[place], where, text))
         return found
 
-    def state(self, prepared: Prepared, name: str | None = None) -> RequestState:
-        """What reads a request's results; `name` is what its output calls it."""
-        return RequestState(prepared, self.tokenizer, name)
+    def state(self, prepared: Prepared, name: str | None = None, *, kept: Collection[str] = ()) -> RequestState:
+        """What reads a request's results; `name` is what its output calls it, `kept` are special tokens that its text
+        shows all the same."""
+        return RequestState(prepared, self.tokenizer, name, kept)
+
+    def chat_template(self, override: str | None = None) -> ChatTemplate | None:
+        """The model's own chat template, or what `override` says (ChatTemplate.find); None if there is none."""
+        if override not in self._templates:
+            if len(self._templates) >= _MOST_TEMPLATES:
+                self._templates.clear()
+            self._templates[override] = ChatTemplate.find(Path(self.card.folder), override)
+        return self._templates[override]
 
     def _template(self, override: str | None) -> tuple[ChatTemplate, Tokenizer]:
-        """The chat template to use: the model's own, or what `override` says (ChatTemplate.find)."""
+        """The chat template to use, and the tokenizer. UsageError if one is missing."""
         if self.tokenizer is None:
             raise UsageError(
                 f"chat needs a tokenizer, and {self.card.folder} has no tokenizer.json: pass token ids to generate",
                 subject="messages",
             )
-        if override not in self._templates:
-            if len(self._templates) >= _MOST_TEMPLATES:
-                self._templates.clear()
-            self._templates[override] = ChatTemplate.find(Path(self.card.folder), override)
-        template = self._templates[override]
+        template = self.chat_template(override)
         if template is None:
             raise UsageError(
                 f"{self.card.folder} has no chat template: pass one as chat_template, a text or a file's path, or use "

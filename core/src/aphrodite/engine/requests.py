@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
-from aphrodite.errors import UsageError
+from aphrodite.errors import ContextLengthError, UsageError
 from aphrodite.sampling.shaping import shape
 from aphrodite.text.tokenizer import Tokenizer
 from aphrodite.types.model_card import ModelCard
@@ -57,7 +57,7 @@ class RequestMaker:
             raise UsageError(f"{where} is empty: a prompt needs at least one token", subject=where)
         checked = [self._token(token, f"{where}[{index}]") for index, token in enumerate(ids)]
         if len(ids) >= self._max_len:
-            raise UsageError(
+            raise ContextLengthError(
                 f"{where} has {len(ids)} tokens; max_model_len {self._max_len} leaves room for prompts of at most "
                 f"{self._max_len - 1}: shorten it, or raise max_model_len",
                 subject=where,
@@ -106,7 +106,7 @@ class RequestMaker:
                 f"{where} is text, and {self._card.folder} has no tokenizer.json: pass token ids", subject=where
             )
         if len(text) > _TEXT_BYTES_A_TOKEN * self._max_len:
-            raise UsageError(
+            raise ContextLengthError(
                 f"{where} has {len(text)} characters, which cannot fit into max_model_len {self._max_len} tokens",
                 subject=where,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from aphrodite.engine.requests import Prepared
@@ -29,14 +29,19 @@ class RequestState:
     """A request's continuations, read from sequences that grow elsewhere. Lives on the thread of its consumer.
 
     name  what the caller calls it; the engine has ids of its own
+    kept  special tokens that the text shows all the same
     """
 
-    def __init__(self, prepared: Prepared, tokenizer: Tokenizer | None, name: str | None = None) -> None:
+    def __init__(
+        self, prepared: Prepared, tokenizer: Tokenizer | None, name: str | None = None, kept: Collection[str] = ()
+    ) -> None:
         self._prepared = prepared
         self._tokenizer = tokenizer
         first = prepared.requests[0]
         self.name = name or first.request_id
-        self._continuations = {request.request_id: _Continuation(request, tokenizer) for request in prepared.requests}
+        self._continuations = {
+            request.request_id: _Continuation(request, tokenizer, kept) for request in prepared.requests
+        }
         self._num_copies = first.sampling.n if len(prepared.requests) == 1 else 1
         self._first: EngineSequence | None = None
 
@@ -87,7 +92,8 @@ class RequestState:
         for index, one in enumerate(self._continuations.values()):
             delta = one.delta(index, self._tokenizer)
             if delta is not None:
-                found += [replace(delta, index=copy) for copy in range(index, index + self._num_copies)]
+                found.append(delta)
+                found += [replace(delta, index=copy) for copy in range(index + 1, index + self._num_copies)]
         return found
 
     def _metrics(self) -> RequestMetrics | None:
@@ -111,7 +117,7 @@ class _Continuation:
     A stop string ends it at the token that completes the string: what the sequence gets after that is never read.
     """
 
-    def __init__(self, request: Request, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, request: Request, tokenizer: Tokenizer | None, kept: Collection[str]) -> None:
         sampling = request.sampling
         self._prompt_len = len(request.prompt_token_ids)
         self._wants_logprobs = sampling.logprobs is not None
@@ -120,6 +126,7 @@ class _Continuation:
             self._text = Detokenizer(
                 tokenizer,
                 skip_special_tokens=sampling.skip_special_tokens,
+                kept=kept,
                 stop=sampling.stop,
                 include_stop=sampling.include_stop_str_in_output,
                 min_tokens=sampling.min_tokens,

@@ -29,6 +29,14 @@ class Change(NamedTuple):
     blocks: list[int]
 
 
+class Usage(NamedTuple):
+    """Blocks of the first group: all usable ones, those that nobody holds, and those of these that are cached."""
+
+    num_blocks: int
+    num_free: int
+    num_evictable: int
+
+
 class KVCacheManager:
     """Finds, reserves, publishes and frees blocks. One pool a group; a sequence needs room in all of them.
 
@@ -214,6 +222,11 @@ class KVCacheManager:
     def num_cached(self) -> int:
         """Blocks that can be found, in all groups."""
         return sum(pool.num_cached for pool in self._pools)
+
+    def usage(self) -> Usage:
+        """How full the first group is."""
+        pool = self._pools[0]
+        return Usage(pool.num_blocks, pool.num_free, pool.num_evictable)
 
     def check(self, live: Iterable[Sequence]) -> None:
         """AssertionError unless pools are sound and hold exactly the blocks of the live sequences."""

@@ -29,6 +29,11 @@ class BlockPool:
         """Blocks that can be found by their digest."""
         return len(self._cached)
 
+    @property
+    def num_evictable(self) -> int:
+        """Blocks that can be found by their digest and that nobody holds. Takes time with their number."""
+        return self.count_free(self._cached.values())
+
     def take(self, count: int) -> list[int] | None:
         """`count` free blocks, the longest unused, or None (and nothing taken) if there are fewer."""
         if count > self.num_free:

@@ -60,6 +60,8 @@ class Limits:
     kv_cap_bytes     most bytes it takes by default; None: no cap
     dtypes           activation types the device computes in, best first
     slow_dtypes      those of `dtypes` that dtype="auto" avoids in favour of f32, with the reason
+    notes            what the plugin chose by itself, each in a few words with the reason, "2 threads (affinity 2)":
+                     shown in the line that the command line prints, and by `explain`
     """
 
     block_sizes: tuple[int, ...] = (16,)
@@ -74,6 +76,7 @@ class Limits:
     kv_cap_bytes: int | None = None
     dtypes: tuple[str, ...] = ("f32", "bf16", "f16")
     slow_dtypes: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("block_sizes", "kv_layouts", "token_buckets", "dtypes"):
@@ -81,6 +84,9 @@ class Limits:
                 raise ValueError(
                     f"Limits.{name} must be a tuple{'' if name == 'token_buckets' else ', not empty'}, got {value!r}"
                 )
+        given: Any = self.notes  # from outside: its type is a promise, not a fact
+        if not isinstance(given, tuple) or any(not isinstance(note, str) for note in given):
+            raise ValueError(f"Limits.notes must be a tuple of strings, got {given!r}")
         for name in ("block_sizes", "token_buckets"):
             if any(type(size) is not int or size < 1 for size in getattr(self, name)):
                 raise ValueError(f"Limits.{name} must be integers of at least 1, got {getattr(self, name)}")

@@ -152,7 +152,9 @@ class TorchMemory:
 
         def storage(dim: int, halves: int) -> torch.Tensor:
             shape = layout.shape(block=num_blocks, kv=halves, token=block_size, head=num_heads, dim=dim)
-            return self._aligned(shape, dtype, torch.zeros)
+            tensor = self.zeros(shape, dtype)
+            assert isinstance(tensor, torch.Tensor)
+            return tensor
 
         if head_dim == value_dim:
             both = storage(head_dim, 2)

@@ -32,6 +32,7 @@ from aphrodite.sched.policy import Queue
 from aphrodite.sched.rows import Bool, Rows
 from aphrodite.sched.settle import finish_reason, keep_logprobs
 from aphrodite.types.request import Request, Sequence, Status
+from aphrodite.types.stats import EngineStats
 from aphrodite.types.step import Int32, SchedulerOutput, StepOutput
 
 __all__ = ["Budget", "Scheduler"]
@@ -59,6 +60,8 @@ class Scheduler:
         self._partial: set[int] = set()  # rows of running sequences that do not decode yet
         self._by_id: dict[str, Sequence] = {}
         self._num_arrived = 0
+        self._num_preemptions = 0
+        self._num_query_tokens = self._num_hit_tokens = 0  # of prompts, looked for and found in the prefix cache
         self._fresh: list[Change] = []  # blocks published by the plan in the making, before their step has run
         self._in_flight: deque[list[Change]] = deque()  # those of each plan that is not settled yet
         self.must_settle = False
@@ -221,6 +224,8 @@ class Scheduler:
             seq.num_computed = match.num_tokens
             if seq.num_cached_tokens is None:
                 seq.num_cached_tokens = match.num_tokens
+                self._num_query_tokens += len(seq.request.prompt_token_ids)
+                self._num_hit_tokens += match.num_tokens
             self._rows.start(seq, len(seq.blocks[0]) * self.kv.block_size, self._limit(seq))
             self.started.append(seq)
             self._partial.add(seq.row)
@@ -231,6 +236,7 @@ class Scheduler:
     def _preempt(self, seq: Sequence) -> None:
         """Take a sequence off the device, for somebody else or because it may not go on."""
         seq.num_preemptions += 1
+        self._num_preemptions += 1
         self._start_over(seq)
 
     def _start_over(self, seq: Sequence) -> None:
@@ -352,6 +358,21 @@ class Scheduler:
         seq.status = Status.FINISHED
         seq.finish_reason = reason
         del self._by_id[seq.request.request_id]
+
+    def stats(self) -> EngineStats:
+        """How full it is, and what it has done."""
+        usage = self.kv.usage()
+        return EngineStats(
+            num_running=len(self._running),
+            num_waiting=len(self._waiting),
+            kv_blocks_total=usage.num_blocks,
+            kv_blocks_free=usage.num_free,
+            kv_blocks_evictable=usage.num_evictable,
+            kv_blocks_leaked=0 if self._by_id else usage.num_blocks - usage.num_free,
+            num_preemptions=self._num_preemptions,
+            prefix_query_tokens=self._num_query_tokens,
+            prefix_hit_tokens=self._num_hit_tokens,
+        )
 
     def live(self) -> Iterator[Sequence]:
         """Every sequence that has not finished."""

@@ -11,7 +11,7 @@ from jinja2.exceptions import SecurityError, TemplateRuntimeError, UndefinedErro
 
 from aphrodite.errors import ModelError, UsageError
 from aphrodite.text.marks import Marks, carried_over, changed, private_characters
-from aphrodite.text.messages import checked_messages, joined, plain
+from aphrodite.text.messages import checked_messages, joined, plain, with_arguments_as_text
 from aphrodite.text.sandbox import BudgetError, ChatEnvironment
 from aphrodite.text.tokenizer import Tokenizer
 from aphrodite.text.tokenizer_config import DEFAULT_TEMPLATE, TokenizerConfig, read_template
@@ -45,6 +45,11 @@ class ChatTemplate:
         if override is not None:
             templates = {DEFAULT_TEMPLATE: _overriding(override, templates)}
         return cls(templates, config.names) if templates else None
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """The templates' texts by name."""
+        return {name: template.source for name, template in self._templates.items()}
 
     def render(
         self,
@@ -126,6 +131,8 @@ class ChatTemplate:
             template
         ):
             chat["messages"] = [joined(message) for message in chat["messages"]]
+        if any(message.get("tool_calls") for message in chat["messages"]) and self._wants_arguments_as_text(template):
+            chat["messages"] = [with_arguments_as_text(message) for message in chat["messages"]]
         return template, chat, cut
 
     def _named_template(self, tools: Any) -> _Template:
@@ -147,6 +154,29 @@ class ChatTemplate:
             except Exception:  # whatever it raises, it cannot
                 template.reads_parts = False
         return template.reads_parts
+
+    def _wants_arguments_as_text(self, template: _Template) -> bool:
+        """Whether a template adds a call's arguments to its text as they are, and so wants JSON and no mapping; tried
+        once. Most write a mapping as JSON."""
+        if template.wants_text is None:
+            as_mapping, as_text = (self._probe_call(template, form) for form in ({"PROBE": ""}, '{"PROBE": ""}'))
+            template.wants_text = '"PROBE"' not in as_mapping and '{"PROBE"' in as_text
+        return template.wants_text
+
+    def _probe_call(self, template: _Template, arguments: Any) -> str:
+        """What a template makes of a call with these arguments; "" if it cannot."""
+        call = {"id": "a1B2c3D4e", "type": "function", "function": {"name": "probe", "arguments": arguments}}
+        messages = [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "b", "tool_call_id": "a1B2c3D4e", "name": "probe"},
+        ]
+        try:
+            return self._run(
+                template, {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
+            )
+        except Exception:  # whatever it raises, it cannot
+            return ""
 
     def _render(self, template: _Template, chat: Mapping[str, Any], cut: bool) -> str:
         final = _final_text(chat["messages"]) if cut else ""
@@ -179,6 +209,7 @@ class _Template:
     def __init__(self, environment: ChatEnvironment, name: str, source: str) -> None:
         self.source = source
         self.reads_parts: bool | None = None
+        self.wants_text: bool | None = None
         self._marks: dict[tuple[str, ...], Marks] = {}
         try:
             self.compiled = environment.from_string(source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from aphrodite.text.stops import StopFinder
 from aphrodite.text.tokenizer import Tokenizer
@@ -15,6 +15,7 @@ class Detokenizer:
     stands before the first stop string. Work is constant per token, and no text is looked at twice.
 
     skip_special_tokens  whether special tokens are left out; stop strings are looked for in the text as it is shown
+    kept                 special tokens that are shown all the same
     stop                 strings that end it: the one that ends first counts, of two that end together the longer
     include_stop         cut behind the stop string, not before it
     min_tokens           a stop string that is complete with so many tokens or fewer does not count
@@ -25,11 +26,12 @@ class Detokenizer:
         tokenizer: Tokenizer,
         *,
         skip_special_tokens: bool = True,
+        kept: Collection[str] = (),
         stop: Sequence[str] = (),
         include_stop: bool = False,
         min_tokens: int = 0,
     ) -> None:
-        self._stream = tokenizer.stream(skip_special_tokens=skip_special_tokens)
+        self._stream = tokenizer.stream(skip_special_tokens=skip_special_tokens, kept=kept)
         self._finder = StopFinder(stop) if stop else None
         self._include_stop = include_stop
         self._min_tokens = min_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,6 +54,20 @@ def joined(message: Mapping[str, Any]) -> dict[str, Any]:
     content = message.get("content")
     text = "\n".join(part["text"] for part in content) if isinstance(content, list) else content
     return {**message, "content": text} if isinstance(content, list) else dict(message)
+
+
+def with_arguments_as_text(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The message with the arguments of its calls as JSON, for templates that add them to their text as they are."""
+    calls = message.get("tool_calls")
+    return {**message, "tool_calls": [_as_text(call) for call in calls]} if isinstance(calls, list) else dict(message)
+
+
+def _as_text(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), (dict, list)):
+        return call
+    arguments = json.dumps(function["arguments"], ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def _message(message: Any, where: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import importlib.util
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,12 @@ class SlowVocabulary:
         text: str = self._tokenizer.decode(known, skip_special_tokens=skip_special_tokens)
         return text
 
-    def stream(self, *, skip_special_tokens: bool) -> TokenStream:
+    def stream(self, skipped: frozenset[str]) -> TokenStream:
         """All at the end."""
-        return WholeStream(lambda ids: self.decode(ids, skip_special_tokens=skip_special_tokens))
+        return WholeStream(self._token, skipped, partial(self.decode, skip_special_tokens=False))
+
+    def _token(self, token_id: int) -> str | None:
+        return str(self._tokenizer.convert_ids_to_tokens(token_id)) if token_id in self._ids else None
 
     def guarded(self, control: Sequence[str]) -> GuardedEncode:
         """Between control tokens, all is text: so it is cut there, and its parts are encoded with no token in them."""

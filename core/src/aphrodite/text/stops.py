@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 
@@ -21,6 +22,12 @@ class StopFinder:
         self._fallback = [0] * len(self._next)
         self._link()
         self._state = 0
+
+    def again(self) -> StopFinder:
+        """One that looks for the same in another text."""
+        other = copy.copy(self)
+        other._state = 0
+        return other
 
     @property
     def num_held(self) -> int:

@@ -40,13 +40,22 @@ class ChainStream:
 class WholeStream:
     """All at the end: for a decoder in which any token may change all text before it."""
 
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+    def __init__(
+        self,
+        token_of: Callable[[int], str | None],
+        skipped: frozenset[str],
+        decode: Callable[[Sequence[int]], str],
+    ) -> None:
+        """decode gives the text of ids, special tokens too."""
+        self._token_of = token_of
+        self._skipped = skipped
         self._decode = decode
         self._ids: list[int] = []
 
     def push(self, token_id: int) -> str:
         """Nothing."""
-        self._ids.append(token_id)
+        if self._token_of(token_id) not in self._skipped:
+            self._ids.append(token_id)
         return ""
 
     def end(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from aphrodite.text.guarded import GuardedEncode
@@ -21,6 +21,7 @@ class Tokenizer:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
+        self._special = frozenset(name for name, special in vocabulary.added.items() if special)
         self._guarded: dict[tuple[str, ...], GuardedEncode] = {}
         self._control: dict[str, tuple[str, ...]] = {}  # by template
 
@@ -59,13 +60,26 @@ class Tokenizer:
             self._guarded[control] = self._vocabulary.guarded(control)
         return self._guarded[control](text, found)
 
+    @property
+    def special_tokens(self) -> frozenset[str]:
+        """Tokens that text is shown without."""
+        return self._special
+
+    @property
+    def added_tokens(self) -> frozenset[str]:
+        """Tokens that are found in a text before it is cut into others, the special ones among them."""
+        return frozenset(self._vocabulary.added)
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of ids."""
         return self._vocabulary.decode(ids, skip_special_tokens=skip_special_tokens)
 
-    def stream(self, *, skip_special_tokens: bool = True) -> TokenStream:
-        """Decodes one sequence token by token, to the same text as `decode` does of all of it."""
-        return self._vocabulary.stream(skip_special_tokens=skip_special_tokens)
+    def stream(self, *, skip_special_tokens: bool = True, kept: Collection[str] = ()) -> TokenStream:
+        """Decodes one sequence token by token, to the same text as `decode` does of all of it.
+
+        kept  special tokens that are not skipped: the markers of what a model writes beside its text
+        """
+        return self._vocabulary.stream(self._special.difference(kept) if skip_special_tokens else frozenset())
 
     def token(self, token_id: int) -> str | None:
         """The text of one token alone."""

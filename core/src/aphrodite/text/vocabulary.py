@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,8 +33,8 @@ class Vocabulary(Protocol):
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """The text of ids."""
 
-    def stream(self, *, skip_special_tokens: bool) -> TokenStream:
-        """Decodes one sequence token by token."""
+    def stream(self, skipped: frozenset[str]) -> TokenStream:
+        """Decodes one sequence token by token; special tokens that are left out."""
 
     def guarded(self, control: Sequence[str]) -> GuardedEncode:
         """Encodes texts in which each control token found (start, end, whether it is only text) is told apart."""
@@ -50,7 +51,6 @@ class LibraryVocabulary:
         library.no_padding()
         added = library.get_added_tokens_decoder().values()
         self.added: Mapping[str, bool] = {token.content: token.special for token in added}
-        self._special = frozenset(name for name, special in self.added.items() if special)
         decoder = library.decoder
         spec = json.loads(decoder.__getstate__()) if decoder is not None else None
         self._make_chain = chain_maker(spec, cleans_up=cleans_up)
@@ -73,11 +73,10 @@ class LibraryVocabulary:
         text: str = self._library.decode(list(ids), skip_special_tokens=skip_special_tokens)
         return cleaned_up(text) if self._cleans_up else text
 
-    def stream(self, *, skip_special_tokens: bool) -> TokenStream:
+    def stream(self, skipped: frozenset[str]) -> TokenStream:
         """Decodes one sequence token by token, where the decoder has an exact streaming form."""
         if self._make_chain is None:
-            return WholeStream(lambda ids: self.decode(ids, skip_special_tokens=skip_special_tokens))
-        skipped = self._special if skip_special_tokens else frozenset()
+            return WholeStream(self._library.id_to_token, skipped, partial(self.decode, skip_special_tokens=False))
         return ChainStream(self._library.id_to_token, skipped, self._make_chain())
 
     def guarded(self, control: Sequence[str]) -> GuardedEncode:

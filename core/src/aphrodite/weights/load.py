@@ -39,7 +39,15 @@ def load_weights(
     """
     infos = source.infos()
     order = {name: index for index, name in enumerate(infos)}
-    wanted = sorted(parameters, key=lambda parameter: order[parameter.sources[0].tensor])  # as the files have them
+
+    def turn(parameter: Parameter) -> tuple[int, int]:
+        """What a layout makes anew from whole matrices first, the largest before all: for a moment it is there twice,
+        and that is when least else is. The others as the files have them."""
+        layout = layouts.get(parameter.ref.name)
+        twice = _num_bytes(parameter.ref.shape, parameter.ref.dtype) if layout and layout.finish else 0
+        return -twice, order[parameter.sources[0].tensor]
+
+    wanted = sorted(parameters, key=turn)
     storage: dict[str, Any] = {}
     event = platform.device.event()
     read = [infos[item.tensor] for parameter in wanted for item in parameter.sources]

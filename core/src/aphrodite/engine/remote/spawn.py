@@ -1,0 +1,95 @@
+"""Starting an engine's process, and hearing of its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import IO
+
+from aphrodite.config.engine import EngineConfig
+from aphrodite.engine.remote.messages import VERSION, Start, packed
+
+COMMAND = (sys.executable, "-m", "aphrodite.engine.remote.process")
+_LOG = logging.getLogger("aphrodite.engine")
+_KEPT_LINES = 20
+_KEPT_CHARS = 500
+
+
+@dataclass
+class Process:
+    """An engine's process.
+
+    sock    our end of its socket
+    lines   the last that it wrote on standard error; all of them are passed on to our log
+    """
+
+    popen: subprocess.Popen[bytes]
+    sock: socket.socket
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=_KEPT_LINES))
+
+    @classmethod
+    def spawn(cls, config: EngineConfig, command: Sequence[str] = COMMAND) -> Process:
+        """Start one, and tell it what to build. Its command gets the number of its socket as its last argument."""
+        ours, theirs = socket.socketpair()
+        ours.sendall(packed(Start(VERSION, config)))
+        with theirs:
+            popen = subprocess.Popen(
+                [*command, str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # our standard output is for what a command prints
+                stderr=subprocess.PIPE,
+                start_new_session=False,
+            )
+        ours.setblocking(False)
+        found = cls(popen, ours)
+        threading.Thread(target=found._pass_on, args=(popen.stderr,), daemon=True).start()
+        return found
+
+    def _pass_on(self, stream: IO[bytes]) -> None:
+        with stream:
+            for line in stream:
+                text = line.decode(errors="replace").rstrip()
+                self.lines.append(text[:_KEPT_CHARS])
+                _LOG.info("%s", text)
+
+    async def ended(self) -> int:
+        """Wait for its end; its exit code, negative for a signal."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[int] = loop.create_future()
+
+        def tell(code: int) -> None:
+            if not done.done():
+                done.set_result(code)
+
+        def wait() -> None:
+            code = self.popen.wait()
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
+                loop.call_soon_threadsafe(tell, code)
+
+        threading.Thread(target=wait, daemon=True).start()
+        return await done
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.popen.poll() is None:
+            self.popen.kill()
+
+
+def described(code: int) -> str:
+    """What an exit code says, in words."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"

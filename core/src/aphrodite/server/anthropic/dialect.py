@@ -1,0 +1,87 @@
+"""Anthropic's dialect: its routes, and errors in its words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aphrodite.server.anthropic import answer, request, schemas
+from aphrodite.server.dialect import Call, Json, Reply, Route, Stream, event
+from aphrodite.server.errors import ApiError
+from aphrodite.server.generation import Generation
+from aphrodite.types.sampling_params import SamplingParams
+
+_OVERLOADED = 529  # what its clients know in place of 503
+_TYPES: Mapping[int, str] = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+class Anthropic:
+    """`/v1/messages`, and the count of tokens beside it."""
+
+    name = "anthropic"
+
+    def routes(self) -> Sequence[Route]:
+        """What it answers."""
+        return (
+            Route(
+                "POST",
+                "/v1/messages",
+                _messages,
+                "Answer a conversation",
+                schemas.MESSAGE,
+                body=schemas.request(),
+                frames="text/event-stream",
+                statuses=(404, 408, 413, 415, 429, 500, 504, _OVERLOADED),
+            ),
+            Route(
+                "POST",
+                "/v1/messages/count_tokens",
+                _count,
+                "Count a conversation's tokens",
+                schemas.COUNT,
+                body=schemas.count_request(),
+                statuses=(404, 408, 413, 415, 500, _OVERLOADED),
+            ),
+        )
+
+    def error(self, error: ApiError, request_id: str) -> Json:
+        """`{"type": "error", "error": {...}}`."""
+        return Json(_body(error, request_id), _OVERLOADED if error.status == 503 else error.status)
+
+    def broken(self, error: ApiError, request_id: str) -> bytes:
+        """The error as the stream's last event."""
+        return event(_body(error, request_id), "error")
+
+
+async def _messages(call: Call) -> Reply:
+    body = call.json()
+    call.service.check_model(body.get("model"))
+    asked = request.asked(body, call)
+    run = await call.start(asked.generation)
+    model = call.service.settings.model_names[0]
+    if asked.streams:
+        return Stream(answer.frames(run, model, thinks=asked.thinks))
+    return Json(await answer.whole(run, model, thinks=asked.thinks))
+
+
+async def _count(call: Call) -> Reply:
+    body = call.json()
+    service = call.service
+    service.check_model(body.get("model"))
+    generation = Generation(sampling=SamplingParams(), chat=request.chat_of(body, call))
+    prepared = await service.offload(service.prepare, service.model, generation)
+    return Json({"input_tokens": len(prepared[0].requests[0].prompt_token_ids)})
+
+
+def _body(error: ApiError, request_id: str) -> dict[str, Any]:
+    kind = _TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
+    return {"type": "error", "error": {"type": kind, "message": error.message}, "request_id": request_id}

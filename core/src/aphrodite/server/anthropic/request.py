@@ -1,0 +1,137 @@
+"""The body of /v1/messages as a Generation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aphrodite.server.anthropic.messages import conversation, ends_with_assistant
+from aphrodite.server.dialect import Call
+from aphrodite.server.errors import invalid
+from aphrodite.server.generation import Chat, Generation
+from aphrodite.server.openai import fields
+from aphrodite.server.openai.fields import shown
+from aphrodite.server.openai.tools import checked_tools
+from aphrodite.server.parameters import read
+
+_MAX_TOKENS = 2**31 - 1
+_OWN = (
+    "model",
+    "messages",
+    "system",
+    "stream",
+    "n",
+    "tools",
+    "tool_choice",
+    "thinking",
+    "metadata",
+    "service_tier",
+)
+_ALIASES: Mapping[str, str] = {"stop_sequences": "stop"}  # nothing of other servers is meant here
+_CHAT_KWARGS = ("enable_thinking", "thinking")  # how chat templates call the switch
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the body holds. thinks: whether the caller wants to see what the model thinks."""
+
+    generation: Generation
+    streams: bool
+    thinks: bool
+
+
+def asked(body: Mapping[str, Any], call: Call) -> Asked:
+    """A request for an answer. ApiError names what is wrong."""
+    max_tokens = fields.whole(body, "max_tokens", 1, _MAX_TOKENS)
+    if max_tokens is None:
+        raise invalid("max_tokens", "max_tokens must be there: the most tokens to generate")
+    stop = body.get("stop_sequences")
+    if stop is not None and not isinstance(stop, list):
+        raise invalid("stop_sequences", f"stop_sequences must be a list of texts, got {shown(stop)}")
+    chat, thinks, ignored = _chat(body, call)
+    found = read(body, own=_OWN, aliases=_ALIASES)
+    return Asked(
+        Generation(sampling=found.sampling, chat=chat, ignored=(*found.ignored, *ignored)),
+        fields.flag(body, "stream"),
+        thinks,
+    )
+
+
+def chat_of(body: Mapping[str, Any], call: Call) -> Chat:
+    """The part that is written by the chat template."""
+    return _chat(body, call)[0]
+
+
+def _chat(body: Mapping[str, Any], call: Call) -> tuple[Chat, bool, tuple[str, ...]]:
+    """The chat, whether thoughts are wanted, and what has no effect."""
+    messages = conversation(body, call.limits.num_messages)
+    tools = _tools(body.get("tools"), call)
+    may_call, ignored = _choice(body.get("tool_choice"), tools)
+    thinks, budget = _thinking(body.get("thinking"))
+    if body.get("n") not in (None, 1):  # there is one answer here
+        ignored.append("n")
+    if fields.mapping(body, "metadata") is not None:
+        ignored.append("metadata")
+    if body.get("service_tier") not in (None, "auto", "standard_only"):
+        ignored.append("service_tier")
+    if budget:
+        ignored.append("thinking.budget_tokens")
+    chat = Chat(
+        messages=messages,
+        tools=tools if may_call else None,
+        continue_final_message=ends_with_assistant(messages),
+        template_kwargs=dict.fromkeys(_CHAT_KWARGS, thinks),
+    )
+    return chat, thinks, tuple(ignored)
+
+
+def _tools(value: Any, call: Call) -> list[Mapping[str, Any]] | None:
+    """Tools as the chat template reads them."""
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise invalid("tools", f"tools must be a list, got {shown(value)}")
+    found = []
+    for place, tool in enumerate(value):
+        where = f"tools[{place}]"
+        if not isinstance(tool, dict):
+            raise invalid(where, f"{where} must be an object with name and input_schema")
+        if tool.get("type", "custom") not in ("custom", None):
+            raise invalid(
+                f"{where}.type", f"{where}.type is {shown(tool['type'])}: only tools of the caller's own are there"
+            )
+        function = {"name": tool.get("name"), "parameters": tool.get("input_schema")}
+        if tool.get("description") is not None:
+            function["description"] = tool["description"]
+        found.append({"type": "function", "function": function})
+    return checked_tools(found, call.limits)
+
+
+def _choice(value: Any, tools: list[Mapping[str, Any]] | None) -> tuple[bool, list[str]]:
+    """Whether the model may call tools, and what of the choice has no effect. ApiError for what would be enforced."""
+    if value is None:
+        return True, []
+    if not isinstance(value, dict):
+        raise invalid("tool_choice", f"tool_choice must be an object with type, got {shown(value)}")
+    kind = value.get("type")
+    if kind == "tool" and not any(tool["function"]["name"] == value.get("name") for tool in tools or ()):
+        raise invalid("tool_choice", f"tool_choice names {shown(value.get('name'))}, which is none of the tools")
+    if kind in ("any", "tool"):
+        raise invalid(
+            "tool_choice", f"tool_choice {kind} is not supported yet: use auto or none", "unsupported_parameter"
+        )
+    if kind not in ("auto", "none"):
+        raise invalid("tool_choice", f"tool_choice.type must be auto, any, tool or none, got {shown(kind)}")
+    ignored = ["tool_choice.disable_parallel_tool_use"] if value.get("disable_parallel_tool_use") else []
+    return kind == "auto", ignored
+
+
+def _thinking(value: Any) -> tuple[bool, bool]:
+    """Whether the model is to think, and whether a budget is set, which has no effect."""
+    if value is None:
+        return False, False
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind not in ("enabled", "disabled", "adaptive"):
+        raise invalid("thinking", f"thinking.type must be enabled, disabled or adaptive, got {shown(kind)}")
+    return kind != "disabled", value.get("budget_tokens") is not None

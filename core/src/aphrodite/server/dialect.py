@@ -1,0 +1,151 @@
+"""What one API on the port is made of. A dialect is a file: it reads its requests into `Generation`s, and writes what a
+`Run` gives in its own words.
+
+    Dialect.routes ── Route(path, handler) ── handler(Call) -> Reply
+                                                  │ body -> Generation; run = await call.start(generation)
+                                                  └ Json(...)  or  Stream(frames of what `run` yields)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+
+from aphrodite.server.body import Limits, decoded
+from aphrodite.server.errors import ApiError
+from aphrodite.server.generation import Generation
+from aphrodite.server.run import Run
+from aphrodite.server.service import Service
+
+IGNORED_HEADER = "x-aphrodite-ignored"
+
+
+class Access:
+    """Who may call a route."""
+
+    OPEN = "open"  # anybody
+    KEY = "key"  # who has a key, where keys are set
+    ADMIN = "admin"  # who has the admin key
+
+
+@dataclass(frozen=True)
+class Json:
+    """A whole answer. `data` is what msgspec can write; bytes are sent as they are."""
+
+    data: Any
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = "application/json"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An answer in frames, each complete in itself. An ApiError that comes out of `frames` is written by the dialect's
+    `broken`, and is the last frame; the run is aborted when the client leaves."""
+
+    frames: AsyncIterator[bytes]
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = "text/event-stream; charset=utf-8"
+
+
+Reply = Json | Stream
+
+
+@dataclass
+class Call:
+    """One request on its way to a route's handler.
+
+    request_id  what logs, headers and answers call it: the client's own if it is fit to be shown, else one of ours
+    tenant      who asks, as a salt of the prefix cache; None where keys are not told apart
+    on_start    called before a generation is begun: from then on it matters whether the client is still there
+    """
+
+    scope: Mapping[str, Any]
+    receive: Callable[[], Awaitable[Any]]
+    service: Service
+    limits: Limits
+    request_id: str
+    path_params: Mapping[str, str] = field(default_factory=dict)
+    tenant: str | None = None
+    ignored: tuple[str, ...] = ()
+    body: bytes | None = field(default=None, repr=False)  # of routes that have one
+    on_start: Callable[[], None] = field(default=lambda: None, repr=False)
+
+    def header(self, name: str) -> str | None:
+        """A header's first value."""
+        wanted = name.lower().encode()
+        found = next((value for key, value in self.scope["headers"] if key == wanted), None)
+        return None if found is None else found.decode("latin-1")
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """The query's fields; of those given twice the last."""
+        from urllib.parse import parse_qsl
+
+        return dict(parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=64))
+
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object, within limits. ApiError for anything else."""
+        return decoded(self.body or b"", self.limits)
+
+    async def start(self, generation: Generation) -> Run:
+        """Take a request on. ApiError if it cannot be run, or not now; nothing was sent by then."""
+        self.ignored = generation.ignored
+        self.on_start()
+        return await self.service.start(generation, self)
+
+
+Handler = Callable[[Call], Awaitable[Reply]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """A path, what answers there, and what is told about it in the OpenAPI document.
+
+    path      with {name} for a part, {name:path} for all that is left
+    body      JSON schema of the request; None for a route without
+    answer    JSON schema of the answer with status 200
+    statuses  other statuses that it may have, beside those of every route
+    frames    content type of its stream, if it has one
+    lenient   whether a body may be called a form, as curl does (see `read_body`)
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    answer: Mapping[str, Any]
+    body: Mapping[str, Any] | None = None
+    frames: str | None = None
+    access: str = Access.KEY
+    statuses: tuple[int, ...] = ()
+    lenient: bool = False
+
+
+class Dialect(Protocol):
+    """One API."""
+
+    name: str
+
+    def routes(self) -> Sequence[Route]:
+        """What it answers."""
+
+    def error(self, error: ApiError, request_id: str) -> Json:
+        """An error in its words."""
+
+    def broken(self, error: ApiError, request_id: str) -> bytes:
+        """An error as the last frame of a stream that has begun."""
+
+
+def written(data: Any) -> bytes:
+    """JSON."""
+    return msgspec.json.encode(data)
+
+
+def event(data: Any, name: str | None = None) -> bytes:
+    """A server-sent event."""
+    head = b"" if name is None else b"event: " + name.encode() + b"\n"
+    return head + b"data: " + msgspec.json.encode(data) + b"\n\n"

@@ -1,0 +1,1 @@
+"""Kobold's API, as KoboldCpp's clients use it."""

@@ -1,0 +1,84 @@
+"""Sockets and the connections that come of them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from aphrodite.server.body import Limits
+from aphrodite.server.protocol import protocol_factory
+
+_BACKLOG = 4096
+_KEEP_ALIVE_S = 30
+
+
+class Listener:
+    """Serves an application on sockets, on the running event loop. It leaves signals alone and wakes for nothing but
+    its connections."""
+
+    def __init__(
+        self,
+        app: Any,
+        sockets: list[socket.socket],
+        limits: Limits,
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._sockets = sockets
+        self._tls = tls
+        self._limits = limits
+        self._config = Config(
+            app,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+        )
+        self._config.load()
+        self._state = ServerState()
+        self._servers: list[asyncio.Server] = []
+
+    async def start(self) -> None:
+        """Accept connections from now on."""
+        loop = asyncio.get_running_loop()
+        make = protocol_factory(self._config, self._state, self._limits, loop)
+        for sock in self._sockets:
+            handshake_s = None if self._tls is None else self._limits.head_s
+            self._servers.append(
+                await loop.create_server(
+                    make, sock=sock, ssl=self._tls, backlog=_BACKLOG, ssl_handshake_timeout=handshake_s
+                )
+            )
+
+    async def stop(self, within_s: float) -> bool:
+        """Accept no more, let what is under way end in that time, then cut it. Whether all has ended by itself."""
+        for server in self._servers:
+            server.close()
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        tasks = list(self._state.tasks)
+        left = set(tasks)
+        if tasks:
+            _, left = await asyncio.wait(tasks, timeout=within_s)
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=1.0)
+        for connection in list(self._state.connections):
+            connection.transport.abort()
+        return not left
+
+    @property
+    def num_connections(self) -> int:
+        """Connections that are open."""
+        return len(self._state.connections)

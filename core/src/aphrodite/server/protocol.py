@@ -1,0 +1,205 @@
+"""HTTP on a connection: uvicorn's, with the limits and deadlines that it lacks.
+
+bytes  [ head: 16 KiB, 100 headers, 10 s | body: 1 KiB a second and 60 s ]  then the application's own time
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httptools
+import msgspec
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from aphrodite.server.body import Limits
+
+_CHECK_S = 1.0
+_REASONS = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    414: "URI Too Long",
+    431: "Request Header Fields Too Large",
+}
+
+
+class _RefusedError(Exception):
+    """Raised inside the parser, to get out of it."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.answer = (status, code, message)
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, config: Config, state: ServerState, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(config, state, {}, loop)
+        self._limits = limits
+        self._is_refused = False
+        self._refusal: _RefusedError | None = None
+        self._num_head_bytes = 0
+        self._num_body_bytes = 0
+        self._in_head = True  # of the next request, or of one that has begun
+        self._in_body = False
+        self._began_s: float | None = None  # the head, then the body, that is being received
+        self._timer: asyncio.TimerHandle | None = None
+
+    # ---- the connection ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has come: it must say something in time."""
+        super().connection_made(transport)
+        self._await_bytes()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has left."""
+        self._rest()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes, of which the parser makes calls to the methods below."""
+        if self._is_refused:
+            return
+        if self._in_head:
+            self._num_head_bytes += len(data)
+            if self._began_s is None:
+                self._await_bytes()
+        if self._in_body:
+            self._num_body_bytes += len(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # there is no other protocol here: the request is answered as it is
+        except httptools.HttpParserError:
+            found = self._refusal
+            self._refuse(*(found.answer if found is not None else (400, "invalid_http", "this is no HTTP request")))
+            return
+        if self._in_head and self._num_head_bytes > self._limits.header_bytes + self._limits.url_bytes:
+            self._refuse(*self._too_large())
+
+    # ---- the parser's calls -----------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._in_head = True
+        self._num_sized = 0
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the target."""
+        super().on_url(url)
+        if len(self.url) > self._limits.url_bytes:
+            self._give_up(414, "uri_too_long", f"the target must have at most {self._limits.url_bytes} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header."""
+        super().on_header(name, value)
+        self._num_sized += len(name) + len(value) + 4
+        if self._num_sized > self._limits.header_bytes or len(self.headers) > self._limits.num_headers:
+            self._give_up(*self._too_large())
+
+    def on_headers_complete(self) -> None:
+        """The head is here. The application begins; it reads the body as it comes."""
+        self._in_head = False
+        self._num_head_bytes = self._num_body_bytes = 0
+        self._in_body = True
+        self._began_s = time.monotonic()
+        self.scope["extensions"] = {"aphrodite.abort": self._abort}  # type: ignore[dict-item]
+        try:
+            super().on_headers_complete()
+        except (UnicodeDecodeError, httptools.HttpParserInvalidURLError):
+            self._give_up(400, "invalid_http", "the target must be a path")
+
+    def on_message_complete(self) -> None:
+        """All of the request is here."""
+        self._in_body = False
+        self._in_head = True
+        self._rest()
+        super().on_message_complete()
+
+    # ---- limits -----------------------------------------------------------------------------------------------------
+
+    def _too_large(self) -> tuple[int, str, str]:
+        limits = self._limits
+        return (
+            431,
+            "headers_too_large",
+            f"a request may have {limits.num_headers} headers of {limits.header_bytes} bytes together",
+        )
+
+    def _await_bytes(self) -> None:
+        """The clock runs until the request is here."""
+        self._began_s = time.monotonic()
+        if self._timer is None:
+            self._timer = self.loop.call_later(_CHECK_S, self._check_time)
+
+    def _rest(self) -> None:
+        """Nothing is being waited for."""
+        self._began_s = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check_time(self) -> None:
+        self._timer = None
+        if self._began_s is None or self._is_refused:
+            return
+        elapsed_s = time.monotonic() - self._began_s
+        limits = self._limits
+        if self._in_body:
+            is_slow = self._num_body_bytes < (elapsed_s - limits.head_s) * limits.body_bytes_a_s
+            late = elapsed_s > limits.body_s or is_slow
+        else:
+            late = elapsed_s > limits.head_s - _CHECK_S
+        if not late:
+            self._timer = self.loop.call_later(_CHECK_S, self._check_time)
+        elif self._in_head and not self._num_head_bytes:
+            self._is_refused = True
+            self.transport.close()  # it has said nothing: there is nothing to answer
+        else:
+            self._refuse(408, "request_timeout", "the request was not received in time")
+
+    def _give_up(self, status: int, code: str, message: str) -> None:
+        """Refuse from inside the parser."""
+        self._refusal = _RefusedError(status, code, message)
+        raise self._refusal
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        """Answer, unless an answer is under way, and close."""
+        self._is_refused = True
+        self._rest()
+        if self.cycle is None or self.cycle.response_complete:  # type: ignore[redundant-expr]  # None before the first
+            self.transport.write(_answer(status, code, message))
+        elif not self.cycle.response_started:
+            self.cycle.disconnected = True  # what the application says now goes nowhere
+            self.cycle.message_event.set()
+            self.transport.write(_answer(status, code, message))
+        self.transport.close()
+
+    def _abort(self) -> None:
+        """Cut the connection without sending what is left."""
+        self.transport.abort()
+
+
+def _answer(status: int, code: str, message: str) -> bytes:
+    kind = "invalid_request_error"
+    body = msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": code}})
+    head = (
+        f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def protocol_factory(
+    config: Config, state: ServerState, limits: Limits, loop: asyncio.AbstractEventLoop
+) -> Callable[[], Any]:
+    """What makes a protocol for each connection."""
+    return lambda: Protocol(config, state, limits, loop)

@@ -1,0 +1,1 @@
+"""OpenAI's Responses API: answers with an id, kept for a while, which later requests may go on from."""

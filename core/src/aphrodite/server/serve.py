@@ -1,0 +1,236 @@
+"""The server's life: sockets, the engine, signals, the end.
+
+bind -> engine's process starts -> listen (the model loads) -> ready ... SIGTERM -> drain -> exit
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import socket
+import ssl
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from aphrodite.config.engine import EngineConfig
+from aphrodite.config.server import ServerConfig
+from aphrodite.engine.remote.messages import Ready
+from aphrodite.engine.remote.spawn import Process
+from aphrodite.engine.remote.supervisor import Supervisor, SupervisorSettings
+from aphrodite.errors import AphroditeError, UsageError
+from aphrodite.server.app import App, AppSettings
+from aphrodite.server.body import Limits
+from aphrodite.server.dialects import dialects
+from aphrodite.server.drain import drain
+from aphrodite.server.errors import ApiError
+from aphrodite.server.keys import Keys
+from aphrodite.server.listener import Listener
+from aphrodite.server.logs import AccessLog
+from aphrodite.server.metrics import Metrics
+from aphrodite.server.service import Service, ServiceSettings
+
+_LOG = logging.getLogger("aphrodite.server")
+
+
+def bind(config: ServerConfig) -> list[socket.socket]:
+    """The sockets to listen on. UsageError if one cannot be had."""
+    if config.uds is not None:
+        return [_unix_socket(Path(config.uds), "uds")]
+    try:
+        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen on {config.host} port {config.port}: {error.strerror}; choose another --port",
+            subject="port",
+        ) from None
+    return [sock]
+
+
+def run(config: EngineConfig, server: ServerConfig, process: Process, keys: tuple[Keys, Keys]) -> int:
+    """Serve until a signal says otherwise; gives the command's exit code."""
+    raise_file_limit()
+    sockets = bind(server)
+    try:
+        import uvloop
+    except ImportError:  # there is none for this system
+        return asyncio.run(_serve(config, server, process, keys, sockets))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, server, process, keys, sockets))
+
+
+async def _serve(
+    config: EngineConfig,
+    server: ServerConfig,
+    process: Process,
+    keys: tuple[Keys, Keys],
+    sockets: list[socket.socket],
+) -> int:
+    names = tuple(filter(None, (server.served_model_name or shown_name(config.model.model)).split(",")))
+    metrics = Metrics(names[0], compat=server.metrics_compat == "vllm")
+    supervisor = Supervisor(
+        config,
+        SupervisorSettings(stall_s=server.engine_stall),
+        process,
+        on_ready=lambda ready: _tell_ready(ready, service),
+    )
+    settings = ServiceSettings(
+        names,
+        config.scheduler.max_num_seqs + server.max_queue,
+        server.max_queue_tokens,
+        server.request_timeout or None,
+        server.strict_params,
+        server.chat_template,
+        server.tool_call_parser,
+        server.reasoning_parser,
+    )
+    service = Service(supervisor, settings, metrics)
+    metrics.stats = lambda: supervisor.stats
+    metrics.queue = lambda: (service.admission.num_taken, service.admission.limit, supervisor.num_restarts)
+    log = AccessLog(is_on=server.log_requests)
+    origins = tuple(filter(None, server.allowed_origins.split(",")))
+    limits = Limits(body_bytes=server.max_body_bytes)
+    app_settings = AppSettings(*keys, limits, origins, server.root_path.rstrip("/"))
+    spoken = dialects(supervisor)
+    listeners = [Listener(App(service, spoken, app_settings, log), sockets, limits, tls=_tls(server))]
+    if server.admin_uds is not None:
+        sock = _unix_socket(Path(server.admin_uds), "admin_uds")
+        listeners.append(Listener(App(service, spoken, replace(app_settings, is_admin=True), log), [sock], limits))
+    for listener in listeners:
+        await listener.start()
+    _LOG.info("listening on %s", ", ".join(_address(sock, server) for sock in sockets))
+    try:
+        with _signals() as told:
+            keeper = asyncio.ensure_future(supervisor.run())
+            stop = asyncio.ensure_future(told.wait())
+            await asyncio.wait((keeper, stop), return_when=asyncio.FIRST_COMPLETED)
+            if keeper.done():
+                keeper.result()
+                _LOG.error("the server ends: there is no engine")
+                code = supervisor.exit_code or 1
+            else:
+                code = 0
+                await drain(service, supervisor, server.shutdown_timeout, told)
+            for listener in listeners:
+                await listener.stop(0.5)
+            await supervisor.close()
+            stop.cancel()
+            await asyncio.wait((keeper,), timeout=1.0)
+            return code
+    finally:
+        service.close()
+        for path in (server.uds, server.admin_uds):
+            if path is not None:
+                Path(path).unlink(missing_ok=True)
+
+
+class Told:
+    """Counts the signals that ask for an end."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._first, self._second = asyncio.Event(), asyncio.Event()
+
+    def tell(self) -> None:
+        """One more."""
+        self._count += 1
+        (self._first if self._count == 1 else self._second).set()
+
+    async def wait(self) -> None:
+        """Until the first."""
+        await self._first.wait()
+
+    async def insisted(self) -> None:
+        """Until the second."""
+        await self._second.wait()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[Told]:
+    told = Told()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.tell)
+    try:
+        yield told
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)  # the end has begun: one that comes now asks for what happens anyway
+
+
+def raise_file_limit() -> None:
+    """Each connection takes a file; the soft limit is often 1024, and the hard one is what the administrator meant."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def shown_name(model: str) -> str:
+    """What a model is called that was given as a folder or a name on the hub: of a folder its own name."""
+    path = Path(model)
+    return path.resolve().name if path.exists() else model
+
+
+def _tell_ready(ready: Ready, service: Service) -> None:
+    try:
+        reading = service.reading(service.model).selection.reasons
+    except (AphroditeError, ApiError) as error:  # chats will fail, and nothing else
+        reading = {}
+        _LOG.warning("how answers are to be read is not known: %s", error)
+    for name, reason in (*ready.reasons.items(), *reading.items()):
+        _LOG.info("%s: %s", name, reason)
+    for note in ready.notes:
+        _LOG.warning("%s", note)
+    _LOG.info("ready: sequences of up to %d tokens, %d at a time", ready.card.max_model_len, ready.max_num_seqs)
+
+
+def _unix_socket(path: Path, name: str) -> socket.socket:
+    """A socket that its owner alone may connect to."""
+    if path.exists():
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise UsageError(f"{name} {path} exists and is no socket", subject=name)
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(path)) == 0:
+                raise UsageError(f"{name} {path} is in use by another server", subject=name)
+        path.unlink()
+    sock = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        sock.bind(str(path))
+    except OSError as error:
+        raise UsageError(f"{name} {path} cannot be made: {error.strerror}", subject=name) from None
+    finally:
+        os.umask(before)
+    return sock
+
+
+def _tls(server: ServerConfig) -> ssl.SSLContext | None:
+    if server.ssl_certfile is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(server.ssl_certfile, server.ssl_keyfile)
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(
+            f"ssl_certfile {server.ssl_certfile} cannot be used: {error}", subject="ssl_certfile"
+        ) from None
+    return context
+
+
+def _address(sock: socket.socket, server: ServerConfig) -> str:
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{sock.getsockname()}"
+    host, port = sock.getsockname()[:2]
+    scheme = "https" if server.ssl_certfile else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

@@ -1,0 +1,30 @@
+"""Tokenizers and servers for the tests of HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.fixtures import checkpoints, one_thread
+
+__all__ = ["checkpoints", "one_thread"]
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer and a chat template, and no weights."""
+    import json
+
+    from tests.support.checkpoints import train_tokenizer
+
+    found = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer().save(str(found / "tokenizer.json"))
+    config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": TEMPLATE}
+    (found / "tokenizer_config.json").write_text(json.dumps(config))
+    return found

@@ -1,0 +1,316 @@
+"""The server as it is started: its clients, its engine's death, its own end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from aphrodite import LLM, SamplingParams
+from tests.server.conftest import TEMPLATE
+from tests.server.process import Running, is_alive, running
+from tests.support.checkpoints import Checkpoints
+
+FLAGS = ("--device", "cpu", "--num-blocks", "400", "--served-model-name", "tiny,other")
+
+
+@pytest.fixture(scope="module")
+def model(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with a chat template."""
+    found = checkpoints.copy(checkpoints.llama(), tmp_path_factory.mktemp("served") / "model")
+    config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": TEMPLATE}
+    (found / "tokenizer_config.json").write_text(json.dumps(config))
+    return found
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(model, tmp_path_factory.mktemp("log") / "log", *FLAGS) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def truth(model: Path) -> Iterator[LLM]:
+    with LLM(str(model), device="cpu", num_blocks=400) as llm:
+        yield llm
+
+
+@pytest.fixture(scope="module")
+def client(server: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as found:
+        yield found
+
+
+def test_the_official_client_gets_what_the_library_gives(client: openai.OpenAI, truth: LLM) -> None:
+    prompts = ["The engine schedules", "another"]
+    expected = truth.generate(prompts, SamplingParams(temperature=0.9, seed=3, max_tokens=12, n=2, logprobs=2))
+    found = client.completions.create(
+        model="tiny", prompt=prompts, temperature=0.9, seed=3, max_tokens=12, n=2, logprobs=2
+    )
+    flat = [one for output in expected for one in output.outputs]
+    assert [one.text for one in found.choices] == [one.text for one in flat]
+    for choice, one in zip(found.choices, flat, strict=True):
+        assert choice.finish_reason == one.finish_reason
+        assert choice.logprobs is not None and one.logprobs is not None
+        chosen = [next(iter(position.values())).logprob for position in one.logprobs]
+        assert choice.logprobs.token_logprobs == pytest.approx(chosen, abs=1e-4)
+    assert found.usage is not None
+    assert found.usage.prompt_tokens == sum(len(output.prompt_token_ids) for output in expected)
+    assert found.usage.completion_tokens == sum(len(one.token_ids) for one in flat)
+
+
+def test_a_streamed_chat_is_what_the_library_answers(client: openai.OpenAI, truth: LLM) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Grüße?"}]
+    (expected,) = truth.chat(messages, SamplingParams(temperature=0, max_tokens=20, stop=["e"]))
+    stream = client.chat.completions.create(
+        model="other", messages=messages, temperature=0, max_tokens=20, stop="e", stream=True,  # type: ignore[arg-type]
+        stream_options={"include_usage": True},
+    )  # fmt: skip
+    chunks = list(stream)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == expected.outputs[0].text
+    assert chunks[-2].choices[0].finish_reason == expected.outputs[0].finish_reason
+    assert chunks[-1].usage is not None and chunks[-1].usage.prompt_tokens == len(expected.prompt_token_ids)
+
+
+def test_echo_brings_the_log_probabilities_of_the_prompt(client: openai.OpenAI, truth: LLM) -> None:
+    ids = [5, 60, 70, 80, 90]
+    (expected,) = truth.generate([ids], SamplingParams(temperature=0, max_tokens=1, logprobs=1, prompt_logprobs=1))
+    found = client.completions.create(model="tiny", prompt=ids, temperature=0, max_tokens=1, logprobs=1, echo=True)
+    logprobs = found.choices[0].logprobs
+    assert logprobs is not None and logprobs.token_logprobs is not None and logprobs.text_offset is not None
+    assert logprobs.token_logprobs[0] is None and len(logprobs.token_logprobs) == len(ids) + 1
+    positions = [*(expected.prompt_logprobs or ()), *(expected.outputs[0].logprobs or ())]
+    wanted = [next(iter(position.values())).logprob for position in positions if position is not None]
+    assert logprobs.token_logprobs[1:] == pytest.approx(wanted, abs=1e-4)
+    assert logprobs.text_offset == sorted(logprobs.text_offset)
+
+
+def test_errors_are_those_that_the_official_client_knows(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.completions.create(model="tiny", prompt="a", temperature=-1)
+    assert raised.value.param == "temperature"
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="nothing", prompt="a")
+    assert [one.id for one in client.models.list()] == ["tiny", "other"]
+    assert client.models.retrieve("other").id == "other"
+
+
+def test_a_client_that_leaves_gives_its_blocks_back(server: Running) -> None:
+    asked = {"prompt": ["a b c"] * 8, "max_tokens": 400, "n": 2, "temperature": 1, "ignore_eos": True, "stream": True}
+    for _ in range(3):
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=asked) as answer:
+            next(answer.iter_bytes())
+    deadline = time.monotonic() + 5
+    while (found := gauges(server))["num_requests_in_flight"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert found["num_requests_in_flight"] == 0
+    while (found := gauges(server))["kv_blocks_free"] != 400 and time.monotonic() < deadline + 5:
+        time.sleep(0.2)
+    assert found["kv_blocks_free"] == found["kv_blocks_total"] == 400 and found["kv_blocks_leaked"] == 0
+    assert found["num_requests_running"] == found["num_requests_waiting"] == 0
+
+
+def gauges(server: Running) -> dict[str, float]:
+    """aphrodite:* by name."""
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    pairs = [line.split(" ") for line in lines if line.startswith("aphrodite:")]
+    return {name.partition("{")[0].removeprefix("aphrodite:"): float(value) for name, value in pairs}
+
+
+@pytest.mark.slow
+def test_the_death_of_the_engine_is_an_error_at_once_and_soon_over(
+    server: Running, client: openai.OpenAI, truth: LLM
+) -> None:
+    asked = {"prompt": "a b c", "max_tokens": 480, "temperature": 1, "ignore_eos": True, "stream": True}
+    (expected,) = truth.generate(["The engine"], SamplingParams(temperature=0, max_tokens=8))
+    for round_ in range(3):
+        ends: list[tuple[float, str]] = []
+        begun = threading.Barrier(9)
+
+        def read() -> None:
+            text = ""
+            with httpx.stream("POST", f"{server.url}/v1/completions", json=asked, timeout=30) as answer:
+                for place, part in enumerate(answer.iter_text()):
+                    if place == 0:
+                        begun.wait(20)  # noqa: B023
+                    text += part
+            ends.append((time.monotonic(), text))  # noqa: B023
+
+        threads = [threading.Thread(target=read) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        begun.wait(20)
+        killed = time.monotonic()
+        os.kill(server.engine_pid, signal.SIGKILL)
+        for thread in threads:
+            thread.join(20)
+        assert len(ends) == 8
+        for at, text in ends:
+            assert at - killed < 1
+            *_, last, done = [line for line in text.split("\n\n") if line]
+            error = json.loads(last.removeprefix("data: "))["error"]
+            assert done == "data: [DONE]" and error["code"] == "engine_died" and "SIGKILL" in error["message"]
+        answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"})
+        if answer.status_code != 200:
+            assert answer.status_code == 503 and answer.json()["error"]["code"] == "engine_restarting"
+            assert answer.headers["retry-after"]
+        server.ready()
+        again = client.completions.create(model="tiny", prompt="The engine", temperature=0, max_tokens=8)
+        assert again.choices[0].text == expected.outputs[0].text
+        assert httpx.get(f"{server.url}/health").json()["restarts"] == round_ + 1
+
+
+@pytest.mark.slow
+def test_a_hung_engine_is_seen_and_its_return_too(model: Path, tmp_path: Path) -> None:
+    with running(model, tmp_path / "log", *FLAGS, "--engine-stall", "7") as server:
+        pid = server.engine_pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            deadline = time.monotonic() + 15
+            while httpx.get(f"{server.url}/ready").status_code == 200 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert httpx.get(f"{server.url}/ready").json()["status"] == "stalled"
+            assert httpx.get(f"{server.url}/health").status_code == 503
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert server.ready(10) < 10
+
+
+@pytest.mark.slow
+def test_sigterm_lets_what_has_begun_end_and_exits_0(model: Path, tmp_path: Path) -> None:
+    with running(model, tmp_path / "log", *FLAGS, "--max-num-seqs", "2") as server:
+        pid = server.engine_pid
+        texts: list[str] = []
+        begun = threading.Semaphore(0)
+
+        def read() -> None:
+            asked = {"prompt": "a b c", "max_tokens": 300, "temperature": 1, "ignore_eos": True, "stream": True}
+            with httpx.stream("POST", f"{server.url}/v1/completions", json=asked, timeout=30) as answer:
+                parts = answer.iter_text()
+                text = next(parts)
+                begun.release()
+                texts.append(text + "".join(parts))
+
+        threads = [threading.Thread(target=read) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        begun.acquire()
+        time.sleep(0.2)
+        server.popen.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+        refused = httpx.get(f"{server.url}/ready") if server.answers() else None
+        assert refused is None or refused.status_code == 503
+        assert server.popen.wait(32) == 0
+        for thread in threads:
+            thread.join(5)
+        ended = [text for text in texts if '"finish_reason":"length"' in text]
+        drained = [text for text in texts if '"draining"' in text]
+        assert len(texts) == 6 and len(ended) + len(drained) == 6 and ended and drained
+        for text in texts:  # no frame is cut
+            frames = [line.removeprefix("data: ") for line in text.split("\n\n") if line.startswith("data: ")]
+            assert all(frame == "[DONE]" or json.loads(frame) for frame in frames) or json.loads(text)
+        assert not is_alive(pid)
+
+
+def test_the_engine_ends_with_the_server(model: Path, tmp_path: Path) -> None:
+    with running(model, tmp_path / "log", *FLAGS) as server:
+        pid = server.engine_pid
+        server.popen.kill()
+        deadline = time.monotonic() + 5
+        while is_alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not is_alive(pid)
+
+
+def test_while_the_model_loads_the_server_says_so(model: Path, tmp_path: Path) -> None:
+    with running(model, tmp_path / "log", *FLAGS, wait=False) as server:
+        deadline = time.monotonic() + 20
+        while not server.answers() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        answers = {
+            "/health": httpx.get(f"{server.url}/health"),
+            "/ready": httpx.get(f"{server.url}/ready"),
+            "/v1/models": httpx.get(f"{server.url}/v1/models"),
+            "/v1/completions": httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"}),
+        }
+        if httpx.get(f"{server.url}/ready").status_code == 503:  # else it was faster than we are
+            assert [answer.status_code for answer in answers.values()] == [200, 503, 200, 503]
+            error = answers["/v1/completions"].json()["error"]
+            assert error["code"] == "model_loading" and answers["/v1/completions"].headers["retry-after"]
+        assert [one["id"] for one in answers["/v1/models"].json()["data"]] == ["tiny", "other"]
+        server.ready()
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        (("--host", "0.0.0.0"), 2, "--insecure"),
+        (("--ssl-keyfile", "x"), 2, "ssl_certfile"),
+        (("--api-keys", "@/nowhere"), 2, "api_keys"),
+        (("--max-model-len", "100000"), 2, "max_model_len"),
+        (("--num-blocks", "4", "--max-model-len", "512"), 3, "max_model_len"),
+    ],
+    ids=repr,
+)
+def test_a_start_that_cannot_be_ends_with_one_line(
+    model: Path, tmp_path: Path, flags: tuple[str, ...], code: int, said: str
+) -> None:
+    with running(model, tmp_path / "log", *flags, wait=False) as server:
+        assert server.popen.wait(60) == code
+        text = server.log.read_text()
+        assert said in text and "Traceback" not in text
+
+
+def test_unix_sockets_are_for_their_owner_and_the_administrator_has_one(model: Path, tmp_path: Path) -> None:
+    path, admin = tmp_path / "socket", tmp_path / "admin"
+    flags = ("--uds", str(path), "--admin-uds", str(admin), "--admin-key", "sk-admin", "--single-user-mode")
+    with running(model, tmp_path / "log", *FLAGS[:2], *flags, wait=False) as server:
+        deadline = time.monotonic() + 60
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        with (
+            httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://a") as client,
+            httpx.Client(transport=httpx.HTTPTransport(uds=str(admin)), base_url="http://a") as ours,
+        ):
+            while client.get("/ready").status_code != 200 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert path.stat().st_mode & 0o077 == admin.stat().st_mode & 0o077 == 0
+            asked = {"prompt": "a b c " * 20, "max_tokens": 1}
+            for cached in (False, True):
+                usage = client.post("/v1/completions", json=asked).json()["usage"]
+                assert (usage["prompt_tokens_details"]["cached_tokens"] > 0) is cached
+            assert client.post("/reset_prefix_cache").status_code == 401
+            assert client.post("/reset_prefix_cache", headers={"x-api-key": "sk-admin"}).status_code == 200
+            usage = client.post("/v1/completions", json=asked).json()["usage"]
+            assert usage["prompt_tokens_details"]["cached_tokens"] == 0
+            assert ours.post("/pause").status_code == 200
+            refused = client.post("/v1/completions", json=asked)
+            assert refused.status_code == 503 and refused.json()["error"]["code"] == "paused"
+            assert ours.post("/resume").status_code == 200
+            assert client.post("/v1/completions", json=asked).status_code == 200
+            blocks = next(line for line in client.get("/metrics").text.splitlines() if "kv_blocks_total{" in line)
+            assert float(blocks.split()[-1]) == 512 / 16, "blocks for one sequence and no more"
+        server.popen.send_signal(signal.SIGINT)
+        assert server.popen.wait(10) == 0
+        assert not path.exists() and not admin.exists()
+
+
+def test_a_second_signal_does_not_wait(model: Path, tmp_path: Path) -> None:
+    with running(model, tmp_path / "log", *FLAGS, "--max-num-seqs", "1") as server:
+        asked = {"prompt": ["a b c"] * 40, "max_tokens": 450, "temperature": 1, "ignore_eos": True, "stream": True}
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=asked) as answer:
+            next(parts := answer.iter_text())
+            server.popen.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+            began = time.monotonic()
+            server.popen.send_signal(signal.SIGTERM)
+            assert server.popen.wait(10) == 0 and time.monotonic() - began < 2
+            assert "[DONE]" in "".join(parts)

@@ -1,0 +1,240 @@
+"""The engine's process from the inside: messages, failing parts handed in through `build`, what is told of its end."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aphrodite.config.engine import config_from
+from aphrodite.engine.client import Failure, News
+from aphrodite.engine.host import Health
+from aphrodite.engine.remote import messages
+from aphrodite.engine.remote.messages import Add, Failed, Pulse, Ready, Update, Updates
+from aphrodite.engine.remote.spawn import Process
+from aphrodite.engine.remote.supervisor import Supervisor, SupervisorSettings
+from aphrodite.engine.requests import RequestMaker
+from aphrodite.errors import AphroditeError, CapacityError, DeviceError, EngineDied, UsageError
+from aphrodite.types.model_card import ModelCard
+from aphrodite.types.sampling_params import SamplingParams
+from aphrodite.types.stats import EngineStats
+from tests.support.checkpoints import Checkpoints
+
+CARD = ModelCard("m", "/m", 320, 512, frozenset({2, 5}), {"temperature": 0.5}, 3)
+
+PARAMS = st.fixed_dictionaries(
+    {},
+    optional={
+        "n": st.integers(1, 4),
+        "temperature": st.floats(0, 2),
+        "top_k": st.integers(-1, 50),
+        "top_p": st.floats(0.01, 1),
+        "logit_bias": st.dictionaries(st.integers(0, 300), st.floats(-200, 200), max_size=4),
+        "allowed_token_ids": st.lists(st.integers(10, 300), min_size=1, max_size=5),
+        "stop_token_ids": st.lists(st.integers(0, 9), max_size=5),
+        "seed": st.integers(-1, 2**63 - 1),
+        "max_tokens": st.integers(9, 100),
+        "min_tokens": st.integers(0, 9),
+        "logprobs": st.integers(0, 20),
+        "prompt_logprobs": st.integers(0, 20),
+        "ignore_eos": st.booleans(),
+    },
+)
+
+
+@given(params=PARAMS, prompt=st.lists(st.integers(0, 319), min_size=1, max_size=40), salt=st.none() | st.just("s"))
+def test_a_request_is_the_same_on_the_other_side(params: dict[str, Any], prompt: list[int], salt: str | None) -> None:
+    maker = RequestMaker(CARD, None)
+    (prepared,) = maker.make_all([{"prompt_token_ids": prompt, "cache_salt": salt}], SamplingParams(**params))
+    data = messages.packed(Add([messages.wired(request) for request in prepared.requests]))
+    assert messages.length_of(data[:4]) == len(data) - 4
+    found = messages.to_engine(data[4:])
+    assert isinstance(found, Add)
+    again = tuple(map(messages.unwired, found.requests))
+    assert again == prepared.requests
+    assert [request.sampling.given for request in again] == [r.sampling.given for r in prepared.requests]
+
+
+def test_messages_of_the_engine_are_the_same_on_the_other_side() -> None:
+    entry = (5, -0.5, 2, ((7, -0.1), (5, -0.5)))
+    for message in (
+        Ready(CARD, 64, {"device": "cpu"}, ["a note"]),
+        Updates([Update("1", [5]), Update("2.1", [], "stop", 7, [entry], [entry], (3, 1, 0.5, None, None, 2.0))]),
+        Failed(["1"], messages.error_of(CapacityError("no room", subject="1"))),
+        Pulse(EngineStats(num_running=3)),
+    ):
+        assert messages.from_engine(messages.packed(message)[4:]) == message
+    assert {field.name for field in dataclasses.fields(ModelCard)}  # all of it crosses, whatever it comes to hold
+
+
+def test_an_error_keeps_its_class_and_a_strange_one_is_named() -> None:
+    found = messages.exception_of(messages.error_of(CapacityError("no room", subject="kv")))
+    assert type(found) is CapacityError and str(found) == "no room" and found.subject == "kv"
+    strange = messages.exception_of(messages.error_of(ZeroDivisionError("by zero")))
+    assert type(strange) is AphroditeError and "ZeroDivisionError" in str(strange)
+
+
+def test_what_is_no_message_of_ours_is_refused() -> None:
+    with pytest.raises(ValueError, match="longer"):
+        messages.length_of(b"\xff\xff\xff\xff")
+    for data in (b"", b"\x80", b"\x81\xa4type\xa4Exec", b"garbage"):
+        with pytest.raises(Exception, match=r"."):
+            messages.to_engine(data)
+
+
+# ---- real processes -------------------------------------------------------------------------------------------------
+
+BUILD = """
+import os, sys, time
+from aphrodite.engine.remote import process
+from aphrodite.errors import CapacityError, DeviceError
+
+def build(config, progress):
+    {before}
+    built = process.assembled(config, progress)
+    {after}
+    return built
+
+process.main(build)
+"""
+
+
+@pytest.fixture(scope="module")
+def model(checkpoints: Checkpoints) -> Path:
+    return checkpoints.llama()
+
+
+def supervised(
+    model: Path, check: Callable[[Supervisor], Awaitable[None]], *, before: str = "pass", after: str = "pass"
+) -> Supervisor:
+    """Keep an engine that is built so, and check it while it is kept."""
+    config = config_from({"model": str(model), "device": "cpu", "num_blocks": 100})
+    command = (sys.executable, "-c", BUILD.format(before=before, after=after))
+
+    async def run() -> Supervisor:
+        supervisor = Supervisor(config, SupervisorSettings(command), Process.spawn(config, command))
+        keeper = asyncio.ensure_future(supervisor.run())
+        try:
+            await check(supervisor)
+        finally:
+            await supervisor.close()
+            await asyncio.wait_for(keeper, 20)
+        return supervisor
+
+    return asyncio.run(run())
+
+
+async def until(condition: Callable[[], bool], within_s: float = 60) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def news_of(supervisor: Supervisor, **params: Any) -> list[News]:
+    """All that is told of a request."""
+    assert supervisor.model is not None
+    (prepared,) = supervisor.model.frontend.prepare([[5, 6, 7]], SamplingParams(**params))
+    told: list[News] = []
+    supervisor.model.client.add(prepared.requests, told.append)
+    await until(lambda: any(isinstance(one, Failure) or one[-1].finish_reason is not None for one in told))
+    return told
+
+
+def test_an_engine_answers_from_its_process(model: Path) -> None:
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.READY)
+        told = await news_of(supervisor, max_tokens=5, temperature=0, logprobs=1)
+        last = told[-1]
+        assert not isinstance(last, Failure)
+        assert last[0].num_output == 5 == len(last[0].logprobs) and last[0].times.finished_s is not None
+        await until(lambda: supervisor.stats.num_steps >= 5 and supervisor.stats.kv_blocks_free == 100)
+
+    assert supervised(model, check).num_restarts == 0
+
+
+def test_a_lost_device_is_named_to_its_requests_and_the_engine_comes_again(model: Path) -> None:
+    fails = "def step():\n        raise DeviceError('it fell off its bus', subject='cpu')\n    built.engine.step = step"
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.READY)
+        (told,) = await news_of(supervisor, max_tokens=5)
+        assert isinstance(told, Failure) and type(told.error) is DeviceError and "fell off its bus" in str(told.error)
+        await until(lambda: supervisor.num_restarts == 1)
+        assert "DeviceError: it fell off its bus" in str(supervisor.last_failure)
+        await until(lambda: supervisor.health is Health.READY)
+
+    supervised(model, check, after=fails)
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [("sys.stderr.write('last words\\n'); os.abort()", "last words"), ("os.kill(os.getpid(), 9)", "SIGKILL")],
+)
+def test_an_end_without_words_is_told_by_its_signal_and_last_line(model: Path, after: str, said: str) -> None:
+    dies = f"def step():\n        {after}\n    built.engine.step = step"
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.READY)
+        (told,) = await news_of(supervisor, max_tokens=5)
+        assert isinstance(told, Failure) and type(told.error) is EngineDied and said in str(told.error)
+
+    supervised(model, check, after=dies)
+
+
+@pytest.mark.parametrize(
+    ("before", "code", "said"),
+    [
+        ("raise CapacityError('too large by half', subject='weights')", 3, "CapacityError: too large by half"),
+        ("raise ZeroDivisionError('inner')", 1, "ZeroDivisionError"),
+        ("os._exit(7)", 7, "exit code 7"),
+    ],
+)
+def test_an_engine_that_cannot_be_built_is_not_tried_again(model: Path, before: str, code: int, said: str) -> None:
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.FAILED)
+        assert said in str(supervisor.last_failure) and supervisor.exit_code == code
+        assert supervisor.model is None
+
+    assert supervised(model, check, before=before).num_restarts == 0
+
+
+def test_a_step_that_fails_costs_its_requests_and_not_the_engine(model: Path) -> None:
+    """Twice in a row, that is: after the first the engine starts over."""
+    fails = (
+        "real, count = built.engine._runner.submit, [0]\n"
+        "    def submit(plan):\n"
+        "        count[0] += 1\n"
+        "        if count[0] <= 2: raise MemoryError('no more')\n"
+        "        return real(plan)\n"
+        "    built.engine._runner.submit = submit"
+    )
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.READY)
+        (told,) = await news_of(supervisor, max_tokens=3)
+        assert isinstance(told, Failure) and "MemoryError" in str(told.error)
+        again = (await news_of(supervisor, max_tokens=3))[-1]
+        assert not isinstance(again, Failure) and again[0].num_output == 3
+        assert supervisor.num_restarts == 0
+
+    supervised(model, check, after=fails)
+
+
+def test_after_close_requests_are_refused(model: Path) -> None:
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.READY)
+        assert supervisor.model is not None
+        client, frontend = supervisor.model.client, supervisor.model.frontend
+        await supervisor.close()
+        (prepared,) = frontend.prepare([[5]], SamplingParams())
+        with pytest.raises(UsageError, match="closed"):
+            client.add(prepared.requests, lambda news: None)
+
+    supervised(model, check)

@@ -1,0 +1,133 @@
+"""The Responses API: the official client's view, what is kept, and for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from aphrodite.server.responses.store import Kept, Store
+from tests.server.engine import ScriptedEngine
+from tests.server.serving import NAME, Serving, serving
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Serving]:
+    with serving(folder) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def client(server: Serving) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as found:
+        yield found
+
+
+def test_the_official_client_reads_a_response_and_its_events(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": NAME, "input": "the engine", "max_output_tokens": 6, "temperature": 0.5}
+    whole = client.responses.create(**asked)
+    assert whole.status == "incomplete" and whole.incomplete_details is not None
+    assert whole.usage is not None and whole.usage.output_tokens == 6
+    events = list(client.responses.create(**asked, stream=True))
+    assert [one.sequence_number for one in events] == list(range(len(events)))
+    kinds = [one.type for one in events]
+    assert kinds[:4] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+    ]
+    assert kinds[-4:] == [
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.incomplete",
+    ]
+    deltas = "".join(one.delta for one in events if one.type == "response.output_text.delta")
+    assert deltas == whole.output_text == events[-1].response.output_text  # type: ignore[union-attr]
+
+
+def test_a_response_is_kept_and_gone_on_from(server: Serving, client: openai.OpenAI) -> None:
+    first = client.responses.create(model=NAME, input="one", max_output_tokens=3, instructions="Be brief.")
+    assert client.responses.retrieve(first.id).output_text == first.output_text
+    second = client.responses.create(
+        model=NAME, input=[{"role": "user", "content": "two"}], max_output_tokens=2, previous_response_id=first.id
+    )
+    chat = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": first.output_text},
+        {"role": "user", "content": "two"},
+    ]
+    same = client.chat.completions.create(model=NAME, messages=chat, max_tokens=2)  # type: ignore[arg-type]
+    assert second.usage is not None and same.usage is not None
+    assert second.usage.input_tokens == same.usage.prompt_tokens
+    assert server.engine.added[-1].prompt_token_ids == server.engine.added[-2].prompt_token_ids
+    client.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(first.id)
+    unkept = client.responses.create(model=NAME, input="one", max_output_tokens=3, store=False)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(unkept.id)
+
+
+def test_another_tenant_finds_nothing(folder: Path) -> None:
+    with serving(folder, keys=("sk-a", "sk-b")) as server:
+        mine = httpx.post(
+            f"{server.url}/v1/responses", json={"input": "a", "max_output_tokens": 2}, headers={"x-api-key": "sk-a"}
+        ).json()["id"]
+        for key, status in (("sk-a", 200), ("sk-b", 404)):
+            headers = {"x-api-key": key}
+            assert httpx.get(f"{server.url}/v1/responses/{mine}", headers=headers).status_code == status
+            assert httpx.post(f"{server.url}/v1/responses/{mine}/cancel", headers=headers).status_code == status
+            chat = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, "cache_salt": "x"}
+            httpx.post(f"{server.url}/v1/chat/completions", json=chat, headers=headers)
+        assert httpx.delete(f"{server.url}/v1/responses/{mine}", headers={"x-api-key": "sk-b"}).status_code == 404
+        salts = {request.cache_salt for request in server.engine.added[-2:]}
+        assert len(salts) == 2 and all(salt is not None and salt.endswith(":x") for salt in salts)
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({"input": None}, "input"),
+        ({"input": []}, "input"),
+        ({"input": [{"type": "image"}]}, "input[0]"),
+        ({"input": [{"role": "user", "content": "x"}, {"role": "nobody", "content": "x"}]}, "input[1].role"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0]"),
+        ({"input": "a", "background": True}, "background"),
+        ({"input": "a", "text": {"format": {"type": "json_schema"}}}, "text.format"),
+        ({"input": "a", "previous_response_id": "resp_none"}, "previous_response_id"),
+        ({"input": "a", "max_output_tokens": 0}, "max_output_tokens"),
+        ({"input": "a", "truncation": "auto"}, "truncation"),
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_used_is_named(server: Serving, asked: dict[str, Any], param: str) -> None:
+    answer = httpx.post(f"{server.url}/v1/responses", json=asked)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
+
+
+def test_a_stream_that_fails_says_so_with_an_event(folder: Path) -> None:
+    engine = ScriptedEngine(lambda request: [*request.prompt_token_ids[-1:] * 3, 0.2, RuntimeError("secret")])
+    with serving(folder, engine) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="x") as client:
+        events = list(client.responses.create(model=NAME, input="a", stream=True))
+        assert events[-1].type == "response.failed" and "secret" not in str(events[-1])
+        name = events[0].response.id  # type: ignore[union-attr]
+        assert client.responses.retrieve(name).status == "failed"
+
+
+def test_the_store_keeps_within_its_bounds() -> None:
+    store = Store(max_responses=3, max_bytes=1000)
+    for number in range(5):
+        store.put(str(number), Kept({"id": str(number)}, [], None))
+    assert len(store) == 3 and store.get("1", None) is None and store.get("2", None) is not None
+    store.put("5", Kept({"id": "5"}, [], None))
+    assert store.get("3", None) is None and store.get("2", None) is not None, "the longest unused goes"
+    store.put("large", Kept({"text": "x" * 2000}, [], None))
+    assert store.get("large", None) is None
+    store.put("large", Kept({"text": "x" * 900}, [], None))
+    assert len(store) <= 3 and store.num_bytes <= 1000
