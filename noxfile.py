@@ -39,15 +39,15 @@ DIST = ROOT / "dist"
 TORCH = os.environ.get("APHRODITE_TORCH") or "torch"
 TORCH_ENVIRONMENT = ROOT / ".nox" / "torch"
 
-DISTRIBUTIONS = ("core", "kernels-cpu", "plugins/cpu", "plugins/toy")
-SOURCES = ("core/src", "plugins/cpu/src", "plugins/toy/src", "kernels-cpu/src")
+DISTRIBUTIONS = ("core", "kernels-cpu", "plugins/cpu", "plugins/toy", "examples/demo_model")
+SOURCES = ("core/src", "plugins/cpu/src", "plugins/toy/src", "kernels-cpu/src", "examples/demo_model/src")
 # Folders inside a distribution that tools make and that are no part of it.
 NOT_SOURCES = {"__pycache__", "build", "dist", "_skbuild", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 
 
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
-    """Make a tiny checkpoint and generate text with it."""
+    """Generate text with the model that aphrodite-demo brings."""
     session.run(torch_environment(session), "examples/demo.py", *session.posargs)
 
 
@@ -131,11 +131,11 @@ def check_sdists(session: nox.Session) -> None:
 
 
 def check_wheelhouse(session: nox.Session) -> None:
-    """`aphrodite-core[cpu]` resolves, and what is ours in it comes from dist/, not from an index."""
+    """`aphrodite-core[cpu,demo]` resolves, and what is ours in it comes from dist/, not from an index."""
     report = Path(session.create_tmp()) / "resolution.json"
     resolve = ("pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", str(report))
     torch = torch_requirement()[0]  # without options, which would hold for all the packages
-    session.run(*resolve, "--find-links", str(DIST), torch, "aphrodite-core[cpu]", "aphrodite-toy")
+    session.run(*resolve, "--find-links", str(DIST), torch, "aphrodite-core[cpu,demo]", "aphrodite-toy")
     resolved = json.loads(report.read_text())["install"]
     ours = {
         entry["metadata"]["name"]: entry["download_info"]["url"]
@@ -145,8 +145,8 @@ def check_wheelhouse(session: nox.Session) -> None:
     missing = {name_of(folder) for folder in DISTRIBUTIONS} - set(ours)
     strangers = {url for url in ours.values() if not url.startswith(DIST.as_uri())}
     if missing or strangers:
-        session.error(f"aphrodite-core[cpu] resolves without {missing}, and with {strangers}")
-    session.log(f"aphrodite-core[cpu] and aphrodite-toy resolve to {len(resolved)} packages")
+        session.error(f"aphrodite-core[cpu,demo] resolves without {missing}, and with {strangers}")
+    session.log(f"aphrodite-core[cpu,demo] and aphrodite-toy resolve to {len(resolved)} packages")
 
 
 def check_installed(session: nox.Session) -> None:
@@ -166,8 +166,9 @@ def check_installed(session: nox.Session) -> None:
     where = run_for_output(session, python, "import aphrodite; print(aphrodite.__file__)")
     if not where.startswith(str(environment)):
         session.error(f"this would look at the wrong installation: {where}")
-    for command in ("--version", "plugins"):
-        session.run(str(environment / "bin" / "aphrodite"), command, external=True)
+    aphrodite = str(environment / "bin" / "aphrodite")
+    for command in (("--version",), ("plugins",), ("generate", "demo", "--prompt", "Once upon a time", "--seed", "1")):
+        session.run(aphrodite, *command, external=True)
 
 
 # ------------------------------------------------------------------------------------- the shared environment

@@ -115,7 +115,7 @@ def asked(
 def multi_turn(engine: Engine, args: argparse.Namespace) -> dict[str, Any]:
     """Chats of three turns or more: whether the last reply stops, is not empty, and writes no control token."""
     rng = random.Random(f"evaluate chats {args.seed}")
-    prompts = []
+    prompts: list[str] = []
     while len(prompts) < args.questions:
         _, messages = chats.conversation(rng, True)
         asks = [place for place, message in enumerate(messages) if message["role"] == "user"]
@@ -130,7 +130,8 @@ def told(engine: Engine, args: argparse.Namespace) -> dict[str, Any]:
     """Stories that go on from held-out beginnings, and what `prose` finds in them."""
     rng = random.Random(f"evaluate stories {args.seed}")
     words = prose.known_words(args.seed)
-    beginnings, heroes = [], []
+    beginnings: list[str] = []
+    heroes: list[str] = []
     while len(beginnings) < args.stories:
         made = stories.story(rng, True)
         beginnings.append(" ".join(made.sentences[:2]).replace("\n ", "\n").rstrip())

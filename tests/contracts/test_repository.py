@@ -30,7 +30,7 @@ MACHINE = re.compile(r"(?<![\w.-])/(?:home|root|Users|work)/\w|(?<![\w./-])share
 
 def folders_of_distributions(repository: Path) -> list[Path]:
     """Every folder that has a pyproject.toml of its own."""
-    places = ("*/pyproject.toml", "plugins/*/pyproject.toml")
+    places = ("*/pyproject.toml", "plugins/*/pyproject.toml", "examples/*/pyproject.toml")
     return sorted(path.parent for place in places for path in repository.glob(place))
 
 
@@ -76,7 +76,7 @@ def test_every_distribution_carries_a_readme_and_the_licence(repository: Path) -
     licence = (repository / "LICENSE").read_text(encoding="utf-8")
     assert "Apache License" in licence and "END OF TERMS AND CONDITIONS" in licence
     folders = folders_of_distributions(repository)
-    assert {folder.name for folder in folders} >= {"core", "cpu", "toy", "kernels-cpu"}
+    assert {folder.name for folder in folders} >= {"core", "cpu", "toy", "kernels-cpu", "demo_model"}
     for folder in folders:
         about = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         assert (folder / "README.md").read_text(encoding="utf-8").strip(), folder

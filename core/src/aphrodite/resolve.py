@@ -118,6 +118,8 @@ def read_model(
         show_bars=show_bars,
     )
     folder = locate(model.model, fetch)
+    if folder != Path(model.model):
+        reasons.say("model", f"{folder}: the folder of {model.model}")
     hf = HFConfig.read(folder)
     require_plain(hf.data, hf.where)
     page = page_of(hf)

@@ -46,10 +46,10 @@ class Exchange:
             numbers = _NUMBER.findall(reply)
             return bool(numbers) and numbers[-1] == self.answer
         if self.check == "json":
-            return parsed(reply) == json.loads(self.answer)
+            return bool(parsed(reply) == json.loads(self.answer))
         if self.check == "call":
             found = re.fullmatch(r"\s*<tool_call>(.*)</tool_call>\s*", reply, re.DOTALL)
-            return found is not None and parsed(found[1]) == json.loads(self.answer)
+            return found is not None and bool(parsed(found[1]) == json.loads(self.answer))
         return re.search(rf"(?<!\w){re.escape(self.answer)}(?!\w)", reply, re.IGNORECASE) is not None
 
 

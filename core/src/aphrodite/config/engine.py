@@ -55,7 +55,10 @@ class ModelConfig(Section):
     """Which model, and how it is read."""
 
     model: str = setting(
-        "", "Folder of a Hugging Face checkpoint, or its name on the hub.", metavar="MODEL", is_common=True
+        "",
+        "Folder of a Hugging Face checkpoint, name on the hub, or short name of an installed model.",
+        metavar="MODEL",
+        is_common=True,
     )
     revision: str | None = setting(None, "Branch, tag or commit on the hub.", metavar="NAME", unset="main")
     offline: bool = setting(False, "Use no network: a model on the hub must be in the download cache.")

@@ -1,4 +1,4 @@
-"""A model's folder: a local one as it is, else downloaded from the hub. The one user of huggingface_hub."""
+"""A model's folder: a local one, one that a distribution brings, or a download. The one user of huggingface_hub."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aphrodite.errors import ModelError, UsageError
+from aphrodite.weights import sources
 
 _DESCRIPTION = ["*.json", "tokenizer.model", "*.jinja"]
 _WEIGHTS = ["*.safetensors"]
@@ -32,29 +33,35 @@ class Fetch:
 
 
 def locate(model: str, fetch: Fetch) -> Path:
-    """The folder of `model`: a path, or "owner/name" on the hub.
+    """The folder of `model`: a path, else the short name of an installed model, else "owner/name" on the hub.
 
+    A short name gives way to a folder of that name with a config.json; ./name is always the folder.
     Raises ModelError when there is no such folder, or the hub refuses; the message says which and what to do.
     """
     if not model:
         raise UsageError("model must be a folder or a name on the hub, got ''", subject="model")
     try:
         path = Path(model).expanduser()
-        is_folder, is_there = path.is_dir(), path.exists()
+        is_folder, is_there, is_model = path.is_dir(), path.exists(), (path / "config.json").exists()
     except (OSError, RuntimeError, ValueError) as error:  # ~nobody, a name too long, a NUL in it
         raise ModelError(f"model {model[:80]!r} cannot be a path: {error}", subject=model) from None
+    may_be_short = not is_model and "/" not in model and not model.startswith((".", "~"))
+    if may_be_short and (brought := sources.folder_of(model)) is not None:
+        _refuse_revision(model, "is installed", fetch)
+        return brought
+    if may_be_short and model in sources.OURS:
+        raise ModelError(_not_installed(model, is_folder), subject=model)
     if is_folder:
-        if fetch.revision is not None:
-            raise UsageError(
-                f"revision {fetch.revision!r} is for models on the hub; {model} is a folder", subject="revision"
-            )
+        _refuse_revision(model, "is a folder", fetch)
         return path
     if is_there:
         raise ModelError(f"{model} is a file; a model is the folder that holds its config.json", subject=model)
     parts = model.split("/")
     if len(parts) != 2 or not all(parts) or model.startswith((".", "~")):
+        names = ", ".join(sources.installed())
+        short = f" nor an installed model of that name (there is {names})" if names and may_be_short else ""
         raise ModelError(
-            f"model {model!r}: there is no such folder, and a name on the hub has the form owner/name",
+            f"model {model!r}: there is no such folder{short}, and a name on the hub has the form owner/name",
             subject=model,
         )
     folder = _download(model, fetch)
@@ -65,6 +72,17 @@ def locate(model: str, fetch: Fetch) -> Path:
             subject=model,
         )
     return folder
+
+
+def _refuse_revision(model: str, what: str, fetch: Fetch) -> None:
+    if fetch.revision is not None:
+        raise UsageError(f"revision {fetch.revision!r} is for models on the hub; {model} {what}", subject="revision")
+
+
+def _not_installed(model: str, is_folder: bool) -> str:
+    """How to get a model of ours."""
+    here = f"the folder {model} here has no config.json, and " if is_folder else ""
+    return f"model {model!r}: {here}the model of that name is not installed: pip install {sources.OURS[model]}"
 
 
 def _download(model: str, fetch: Fetch) -> Path:
