@@ -53,6 +53,7 @@ class KVCacheManager:
         self._pools = [BlockPool(plan.num_blocks) for _ in plan.groups]
         self._windows = [group.window for group in plan.groups]
         self._sliding = [(number, window) for number, window in enumerate(self._windows) if window is not None]
+        self.slides = bool(self._sliding)  # whether `advance` ever has something to do
         self._chain = HashChain(plan.block_size, key)
         self._tainted: list[set[int]] = [set() for _ in plan.groups]  # held, and what they hold is no number
         self._dirty: list[set[int]] = [set() for _ in plan.groups]  # tainted and given back since the last step

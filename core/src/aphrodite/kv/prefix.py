@@ -22,15 +22,19 @@ class HashChain:
 
     def __init__(self, block_size: int, key: bytes | None = None) -> None:
         self._block_size = block_size
-        self._key = key or secrets.token_bytes(32)
+        self._draw(key or secrets.token_bytes(32))
 
     def renew(self) -> None:
         """Draw another key: no name given so far will be given again."""
-        self._key = secrets.token_bytes(32)
+        self._draw(secrets.token_bytes(32))
+
+    def _draw(self, key: bytes) -> None:
+        self._key = key
+        self._keyed = blake2b(digest_size=_DIGEST_BYTES, key=key)  # copied for each block: cheaper than made anew
 
     def extend(self, seq: Sequence, num_blocks: int) -> None:
         """Name the sequence's first `num_blocks` blocks, as far as they have no name yet. Their tokens are known."""
-        digests, key, size = seq.digests, self._key, self._block_size
+        digests, size, keyed = seq.digests, self._block_size, self._keyed.copy
         start = len(digests)
         if num_blocks <= start:
             return
@@ -39,7 +43,9 @@ class HashChain:
         width = size * _TOKEN_BYTES
         append = digests.append
         for first in range(0, len(tokens), width):
-            parent = blake2b(parent + tokens[first : first + width], digest_size=_DIGEST_BYTES, key=key).digest()
+            hasher = keyed()
+            hasher.update(parent + tokens[first : first + width])
+            parent = hasher.digest()
             append(parent)
 
     def _scope(self, salt: str | None, regime: int) -> bytes:

@@ -83,7 +83,8 @@ class StepPlan:
         )
 
     def add_blocks(self, seq: Sequence, changes: list[Change]) -> None:
-        self._new_blocks += [NewBlocks(seq.row, c.group, c.start, tuple(c.blocks)) for c in changes]
+        row = seq.row
+        self._new_blocks += [NewBlocks(row, group, start, tuple(blocks)) for group, start, blocks in changes]
 
     def output(self, decodes: Bool, zero_blocks: tuple[ZeroBlocks, ...] = ()) -> SchedulerOutput | None:
         """The step of these chunks and of the rows in `decodes`; None if that is nothing. Sequences that share a

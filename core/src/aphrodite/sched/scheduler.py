@@ -180,7 +180,9 @@ class Scheduler:
         rows = self._rows
         for seq, num_computed in zip(rows.at_all(full), rows.computed[full].tolist(), strict=True):
             seq.num_computed = num_computed
-            plan.add_blocks(seq, self.kv.advance(seq) + self.kv.extend(seq))
+            if self.kv.slides:
+                plan.add_blocks(seq, self.kv.advance(seq))
+            plan.add_blocks(seq, self.kv.extend(seq))
         rows.room[full] += self.kv.block_size
 
     def _make_room(self, seq: Sequence, num_tokens: int, plan: StepPlan) -> bool:
@@ -304,8 +306,7 @@ class Scheduler:
     def _append_all(self, numbers: Int32, drawn: npt.NDArray[np.int64], seqs: list[Sequence]) -> list[Sequence]:
         """One drawn token for each of these rows and their sequences."""
         rows = self._rows
-        for seq, token in zip(seqs, drawn.tolist(), strict=True):
-            seq.tokens.append(token)
+        any(map(list.append, [seq.tokens for seq in seqs], drawn.tolist()))  # each gives None: all are called
         rows.settled[numbers] = settled = rows.settled[numbers] + 1
         ended = rows.stops.hits(drawn) | (settled >= rows.limit[numbers])
         full = (settled - 1) % self.kv.block_size == 0

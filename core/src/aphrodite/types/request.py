@@ -9,7 +9,7 @@ from aphrodite.types.sampling_params import SamplingParams
 from aphrodite.types.shaping import PLAIN, Shaping
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """One prompt to be continued. Checked already: ids are in the vocabulary, it fits, its seed is drawn.
 
@@ -50,7 +50,7 @@ class Times:
     finished_s: float | None = None
 
 
-@dataclass
+@dataclass(slots=True)  # read for each row of each step
 class Sequence:
     """How far a request has come. Owned by the scheduler; nobody else writes it, and its consumers may read it from
     another thread: `tokens` and `logprobs` only grow, `prompt_logprobs` are all there when the first token is, and
