@@ -22,7 +22,7 @@ TOP_LEVEL = {
     "README.md", "LICENSE", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md",
 }  # fmt: skip
 NOT_YET = {"kernels-cuda", "kernels-rocm", "Dockerfile"}
-MADE_BY_SESSIONS = {"dist", "site"}  # nox -s build, nox -s docs
+MADE_BY_SESSIONS = {"dist", "site", "__pycache__"}  # nox -s build, nox -s docs, and nox itself
 
 # Somebody's machine: a project that names it works only there.
 MACHINE = re.compile(r"(?<![\w.-])/(?:home|root|Users|work)/\w|(?<![\w./-])shared[/]")

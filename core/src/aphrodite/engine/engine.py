@@ -59,9 +59,9 @@ class Engine:
         seq.times.arrival_s = self._clock() if arrival_s is None else arrival_s
         return seq
 
-    def abort(self, request_id: str) -> None:
-        """Drop a request, wherever it stands."""
-        self._scheduler.abort(request_id)
+    def abort(self, request_id: str, reason: str | None = "abort") -> None:
+        """Drop a request, wherever it stands, with that finish_reason."""
+        self._scheduler.abort(request_id, reason)
 
     def step(self) -> list[Sequence]:
         """Schedule and submit a step, settle the one before. Returns the sequences that have got something.

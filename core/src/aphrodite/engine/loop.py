@@ -175,10 +175,12 @@ class EngineLoop:
             self._hand_to(sink, Failure(error, tuple(request.request_id for request in requests)))
 
     def _abort(self, request_ids: Iterable[str]) -> None:
-        ended = [self._live[name] for name in request_ids if name in self._live]
-        self._drop([live.sequence.request.request_id for live in ended])
-        for live in ended:
-            self._hand_to(live.sink, [live.sequence])
+        for name in request_ids:
+            if name in self._live:
+                live = self._live[name]
+                self._engine.abort(name)
+                self._forget(name)
+                self._hand_to(live.sink, [live.sequence])
 
     def _fail(self, error: BaseException) -> None:
         """End every request with an error."""
@@ -190,8 +192,9 @@ class EngineLoop:
             self._hand_to(sink, Failure(error, tuple(names)))
 
     def _drop(self, request_ids: Iterable[str]) -> None:
+        """Forget requests without a finish_reason: who reads of them is to meet a Failure, not an end."""
         for name in list(request_ids):
-            self._engine.abort(name)
+            self._engine.abort(name, None)
             self._forget(name)
 
     def _forget(self, request_id: str) -> None:

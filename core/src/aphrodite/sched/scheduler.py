@@ -87,11 +87,12 @@ class Scheduler:
         self._waiting.add(seq)
         return seq
 
-    def abort(self, request_id: str) -> None:
-        """Drop a request at once, wherever it stands; unknown ids are ignored (it may have finished)."""
+    def abort(self, request_id: str, reason: str | None = "abort") -> None:
+        """Drop a request at once, wherever it stands; unknown ids are ignored (it may have finished). `reason` is what
+        its readers see; None where they are told otherwise."""
         seq = self._by_id.get(request_id)
         if seq is not None:
-            self._finish(seq, "abort")
+            self._finish(seq, reason)
 
     # ---- plan ---------------------------------------------------------------------------------------------------
 
@@ -351,7 +352,7 @@ class Scheduler:
         """Forget all cached blocks; running sequences keep theirs."""
         self.kv.reset()
 
-    def _finish(self, seq: Sequence, reason: str) -> None:
+    def _finish(self, seq: Sequence, reason: str | None) -> None:
         if seq.status is Status.RUNNING:
             self._leave(seq)
         elif seq.status is Status.WAITING:

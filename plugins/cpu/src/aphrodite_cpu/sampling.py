@@ -21,6 +21,7 @@ _FEW = 6  # a gathered token costs as much as six in a row: it makes three words
 _TOGETHER = 1024  # candidates of rows that are computed side by side
 _LANES = 32  # a row's tokens start at a multiple of it, as memory is laid out for vectors
 _HALVES = 9  # of a range of about 20, in logarithms
+_LEAST_SHARE = 1e-300  # a share that float32 rounds to 0 keeps the likeliest token all the same
 _HEAP = 1024  # the most tokens that a heap finds faster than a selection
 
 
@@ -130,6 +131,7 @@ def _nucleus(scaled: Tensor, cut: Tensor, share: float) -> tuple[Tensor, Tensor]
     all before it less than share. Between that and 1 the place where the sum reaches the share is closed in by halves,
     and only what is left in between is sorted.
     """
+    share = max(share, _LEAST_SHARE)
     weights = scaled.exp().masked_fill_(scaled < cut, 0.0)
     total = float(weights.sum(dtype=torch.float64))
     least = (1.0 - share) / len(scaled) * total * 0.999
