@@ -24,6 +24,7 @@ from tests.support.reference import Reference
 
 EXIT_CODES = {
     errors.UsageError: 2,
+    errors.ContextLengthError: 2,
     errors.ShapeError: 2,
     errors.CapacityError: 3,
     errors.ModelError: 4,
@@ -678,7 +679,8 @@ def expected_tokens(llm: LLM) -> list[int]:
 @pytest.mark.parametrize("name", PROMPTS)
 def test_prompt_that_cannot_be_used_is_refused_and_the_engine_lives_on(name: str, llm: LLM) -> None:
     prompt, words = PROMPTS[name]
-    with refused(errors.UsageError, "prompts[1]", *words):
+    kind = errors.ContextLengthError if "too long" in name else errors.UsageError
+    with refused(kind, "prompts[1]", *words):
         llm.generate([GOOD, prompt], SamplingParams(temperature=0, max_tokens=4))
     still_alive(llm)
 

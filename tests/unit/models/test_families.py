@@ -117,7 +117,7 @@ def test_the_longest_sequence_is_what_the_scaling_is_for() -> None:
     assert longest(rope_type="yarn", factor=4.0) == (400, False)
     assert longest(rope_type="yarn", factor=4.0, original_max_position_embeddings=20) == (100, False)
     assert longest(rope_type="dynamic", factor=4.0) == (100, True)
-    assert longest(rope_type="longrope", original_max_position_embeddings=20, **factors) == (20, False)
+    assert longest(rope_type="longrope", original_max_position_embeddings=20, **factors) == (100, False)
     assert longest(rope_type="longrope", original_max_position_embeddings=100, **factors) == (100, False)
 
 

@@ -16,7 +16,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import aphrodite.ops
-from aphrodite import LLM, SamplingParams
+from aphrodite import SamplingParams
+from aphrodite.build import assemble
+from aphrodite.config.engine import config_from
+from aphrodite.engine.local import card_of
+from aphrodite.engine.requests import RequestMaker
 from tests.unit.discovery.test_minimal_plugin import checkpoint
 
 WHILE_RUNNING = {
@@ -86,13 +90,17 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Surface]:
         SamplingParams(temperature=0, max_tokens=4, prompt_logprobs=1),
     ]
     phases = {name: Surface() for name in ("start", "first", "again")}
-    with phases["start"]:
-        llm = LLM(str(folder), device="cpu", plugins="none", max_model_len=48, num_blocks=20, max_num_batched_tokens=9)
-    with llm:
-        for name in ("first", "again"):
-            with phases[name]:
-                outputs = llm.generate(prompts, kinds)
-                assert [len(output.outputs[0].token_ids) for output in outputs] == [5, 6, 4]
+    settings = {"max_model_len": 48, "num_blocks": 20, "max_num_batched_tokens": 9}
+    with phases["start"]:  # torch watches the thread that asks it to, so the engine gets none of its own
+        made = assemble(config_from({"model": str(folder), "device": "cpu", "plugins": "none", **settings}))
+    requests = RequestMaker(card_of(made.blueprint), None)
+    for name in ("first", "again"):
+        with phases[name]:
+            sequences = [made.engine.add(one.requests[0]) for one in requests.make_all(prompts, kinds)]
+            while made.engine.has_work:
+                made.engine.step()
+            assert [seq.num_output for seq in sequences] == [5, 6, 4]
+    made.engine.close()
     return phases
 
 
