@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from aphrodite.kv.manager import KVCacheManager, Match
+from aphrodite.kv.manager import Change, KVCacheManager, Match
 from aphrodite.kv.spec import CacheGroup, KVPlan, LayerKV
 from aphrodite.types.request import Request, Sequence
 from aphrodite.types.sampling_params import SamplingParams
@@ -173,7 +173,11 @@ def test_two_who_compute_the_same_publish_it_once() -> None:
     for seq in (one, two):
         assert cache.kv.reserve(seq, 9, Match(0, ([],))) is not None
         cache.live.append(seq)
-    assert len(cache.kv.publish(one, 9)) == 2 and cache.kv.publish(two, 9) == []
+    first: list[Change] = []
+    second: list[Change] = []
+    cache.kv.publish(one, 9, first)
+    cache.kv.publish(two, 9, second)
+    assert len(first) == 2 and second == []
     cache.check()
     cache.free(two)
     assert cache.start(tokens).blocks[0][:2] == one.blocks[0][:2]

@@ -171,23 +171,22 @@ class KVCacheManager:
                 table[:behind] = [0] * behind
         return Match(length * self.block_size, tuple(tables))
 
-    def publish(self, seq: Sequence, num_tokens: int) -> list[Change]:
-        """Let the full blocks among the first `num_tokens` tokens, all of them known, be found. Returns those that
-        were not before, so that they can be unpublished if the step that computes them fails."""
+    def publish(self, seq: Sequence, num_tokens: int, fresh: list[Change] | None = None) -> None:
+        """Let the full blocks among the first `num_tokens` tokens, all of them known, be found. Those that were not
+        before are added to `fresh`, so that they can be unpublished if the step that computes them fails."""
         end = num_tokens // self.block_size
         start = seq.num_published
         if not self.prefix_caching or end <= start:
-            return []
+            return
         self._chain.extend(seq, end)
-        fresh = []
+        digests = seq.digests
         for group, pool in enumerate(self._pools):
             table = seq.blocks[group]
             for place in range(start, end):
                 block = table[place]
-                if block and pool.publish(block, seq.digests[place]):
+                if block and pool.publish(block, digests[place]) and fresh is not None:
                     fresh.append(Change(group, place, [block]))
         seq.num_published = end
-        return fresh
 
     def unpublish(self, blocks: Iterable[Change]) -> None:
         """Take back what `publish` returned."""

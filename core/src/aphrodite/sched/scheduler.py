@@ -207,7 +207,7 @@ class Scheduler:
         values before it reads any, so that those who come after it in the same step can adopt its blocks."""
         plan.add_chunk(seq, chunk)
         seq.num_computed += chunk.num_new
-        self._fresh += self.kv.publish(seq, seq.num_computed)
+        self.kv.publish(seq, seq.num_computed, self._fresh)
         if chunk.draws:
             self._partial.discard(seq.row)
 
@@ -311,9 +311,10 @@ class Scheduler:
         rows.settled[numbers] = settled = rows.settled[numbers] + 1
         ended = rows.stops.hits(drawn) | (settled >= rows.limit[numbers])
         full = (settled - 1) % self.kv.block_size == 0
+        publish = self.kv.publish
         for index in np.flatnonzero(full | ended).tolist():
             seq = seqs[index]
-            self.kv.publish(seq, len(seq.tokens) - 1)  # the last one is computed by the next step
+            publish(seq, len(seq.tokens) - 1)  # the last one is computed by the next step
             if ended[index]:
                 self._end(seq)
         return list(seqs)
