@@ -7,6 +7,7 @@ that vary, so it is made for each bucket of those sizes that the candidates' con
 from __future__ import annotations
 
 import fnmatch
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -420,7 +421,7 @@ def _is_attention_plan(call: Call) -> bool:
 
 
 def _round_up(size: int, sizes: Sequence[int]) -> int:
-    return next((bucket for bucket in sizes if bucket >= size), sizes[-1])
+    return sizes[min(bisect_left(sizes, size), len(sizes) - 1)]
 
 
 def _tier(kernel: Kernel) -> str:
