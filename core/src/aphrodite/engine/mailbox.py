@@ -36,8 +36,6 @@ class Mailbox:
             if isinstance(news, Failure):
                 self._error = news.error
                 self._is_due = True
-                for name in news.request_ids:  # what they had got is of no use, and they read as aborted by now
-                    self._news.pop(name, None)
             else:
                 for seq in news:
                     self._news[seq.request.request_id] = seq
