@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 from aphrodite.server.body import Limits
 
 _CHECK_S = 1.0
+_LINGER_S = 10.0  # in which a client may still take the last frames of an answer that it has left unread
 _REASONS = {
     400: "Bad Request",
     408: "Request Timeout",
@@ -49,6 +50,7 @@ class Protocol(HttpToolsProtocol):
         self._in_body = False
         self._began_s: float | None = None  # the head, then the body, that is being received
         self._timer: asyncio.TimerHandle | None = None
+        self._end_timer: asyncio.TimerHandle | None = None
 
     # ---- the connection ---------------------------------------------------------------------------------------------
 
@@ -60,6 +62,8 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It has left."""
         self._rest()
+        if self._end_timer is not None:
+            self._end_timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -111,7 +115,7 @@ class Protocol(HttpToolsProtocol):
         self._num_head_bytes = self._num_body_bytes = 0
         self._in_body = True
         self._began_s = time.monotonic()
-        self.scope["extensions"] = {"aphrodite.abort": self._abort}  # type: ignore[dict-item]
+        self.scope["extensions"] = {"aphrodite.part": self._part}  # type: ignore[dict-item]
         try:
             super().on_headers_complete()
         except (UnicodeDecodeError, httptools.HttpParserInvalidURLError):
@@ -183,9 +187,12 @@ class Protocol(HttpToolsProtocol):
             self.transport.write(_answer(status, code, message))
         self.transport.close()
 
-    def _abort(self) -> None:
-        """Cut the connection without sending what is left."""
-        self.transport.abort()
+    def _part(self) -> None:
+        """Wait for the client no longer: what the answer still has to say goes into the buffer, and the connection
+        ends, when that is sent or when it has lingered."""
+        self.cycle.keep_alive = False
+        self.flow.resume_writing()
+        self._end_timer = self.loop.call_later(_LINGER_S, self.transport.abort)
 
 
 def _answer(status: int, code: str, message: str) -> bytes:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
+from aphrodite.engine.backlog import Backlog
 from aphrodite.engine.client import EngineClient
 from aphrodite.engine.requests import Prepared
 from aphrodite.engine.state import Delta, RequestState
@@ -30,7 +31,8 @@ class Prompt:
 
 
 class Run(AsyncIterator[list[Piece]]):
-    """Gives whatever has come whenever it is asked, so that a slow reader gets larger pieces and holds up nobody.
+    """Gives whatever has come whenever it is asked, so that a slow reader gets larger pieces and holds up nobody; one
+    that is far behind is waited for by the engine (`Backlog`), with all of the request's sequences.
 
     Iterate it to its end, or close it: then the engine's sequences are aborted. Iterating raises ApiError.
     """
@@ -59,6 +61,7 @@ class Run(AsyncIterator[list[Piece]]):
         self._translate = translate
         self._decode = decode
         self._refusal = refusal
+        self._backlog = Backlog(client, [request for prompt in prompts for request in prompt.prepared.requests])
         self._by_id = {name: prompt for prompt in prompts for name in prompt.state.request_ids}
         self._sequences: dict[str, EngineSequence] = {}  # the first of each prompt
         self._news: dict[str, EngineSequence] = {}
@@ -72,6 +75,7 @@ class Run(AsyncIterator[list[Piece]]):
     def put(self, name: str, seq: EngineSequence) -> None:
         """There is news of a sequence."""
         self._news[name] = seq
+        self._backlog.grow()
         self._changed.set()
 
     def fail(self, name: str, error: BaseException) -> None:
@@ -89,6 +93,7 @@ class Run(AsyncIterator[list[Piece]]):
     def _stop(self, error: ApiError) -> None:
         if self._error is None:
             self._error = error
+            self._client.abort(self._by_id)  # now: nobody knows when it is read
         self._changed.set()
 
     # ---- what the dialect reads -------------------------------------------------------------------------------------
@@ -115,6 +120,7 @@ class Run(AsyncIterator[list[Piece]]):
     def _read(self) -> list[Piece]:
         """What has come. Raises the error that ended it."""
         news, self._news = self._news, {}
+        self._backlog.clear()
         if self._error is not None:
             raise self._error
         ended: list[str] = []

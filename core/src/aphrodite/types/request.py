@@ -36,6 +36,7 @@ class Status(enum.Enum):
 
     WAITING = "waiting"
     RUNNING = "running"
+    HELD = "held"  # out of the queue until its reader goes on
     FINISHED = "finished"
 
 

@@ -1,6 +1,6 @@
 """The engine's process: reads requests from a socket that it was born with, and writes what each step gives.
 
-    reader   Add, Abort -> EngineLoop
+    reader   Add, Abort, Hold, Release -> EngineLoop
     engine   a step's news -> Updates, one message
     pulse    between two steps, now and then -> Pulse
 
@@ -33,10 +33,12 @@ from aphrodite.engine.remote.messages import (
     Dying,
     Failed,
     FromEngine,
+    Hold,
     Loading,
     Pulse,
     Ready,
     RefuseWaiting,
+    Release,
     ResetPrefixCache,
     Start,
     ToEngine,
@@ -220,6 +222,10 @@ def _handle(message: ToEngine, loop: EngineLoop, teller: _Teller, channel: Chann
             loop.add(_unwired(requests), teller)
         case Abort(request_ids):
             loop.abort(request_ids)
+        case Hold(request_ids):
+            loop.hold(request_ids)
+        case Release(request_ids):
+            loop.release(request_ids)
         case ResetPrefixCache():
             loop.call(Engine.reset_prefix_cache)
             channel.send(Pulse(loop.call(Engine.stats)))
