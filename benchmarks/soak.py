@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py [--device cpu] [--kills 20] [--storm 2000] [--requests 20000] [--out FILE]
 
-`aphrodite run` on a tiny checkpoint, in this order:
+`aphrodite run` on the model `demo-draft` (aphrodite-demo), in this order:
 
     kills      8 streams, then SIGKILL for the engine's process: seconds until the last stream has its error, and until
                the server is ready again, beside those of the first load
@@ -26,30 +26,30 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-
+MODEL = "demo-draft"
 MOST_ERROR_S = 1.0
 MOST_LATER_S = 5.0  # over a cold load
 MOST_GROWTH_BYTES = 16 << 20
 CANARY = {"prompt": "The engine", "max_tokens": 24, "temperature": 0}
 _PROMPTS = ("The engine", "A block of tokens", "import torch", "def main", "sequences and steps", "x " * 40)
+_IN_WORK = ("in_flight", "running", "waiting", "held")
 _FAULTS = (b'{"prompt": ', b"\xff\xfe", b'{"prompt": "a", "n": 1000}', b'{"prompt": "a", "temperature": "hot"}', b"[]")
 
 
 class Server:
     """The process, and what it says of itself."""
 
-    def __init__(self, folder: str, device: str) -> None:
+    def __init__(self, device: str) -> None:
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             self.port: int = sock.getsockname()[1]
-        flags = ["--device", device, "--num-blocks", "600", "--max-num-seqs", "64", "--max-queue", "2000"]
-        command = [sys.executable, "-m", "aphrodite.cli.main", "run", folder, "--port", str(self.port), *flags]
+        flags = ["--device", device, "--dtype", "float32", "--num-blocks", "600"]
+        flags += ["--max-num-seqs", "64", "--max-queue", "2000"]
+        command = [sys.executable, "-m", "aphrodite.cli.main", "run", MODEL, "--port", str(self.port), *flags]
         self.popen = subprocess.Popen([*command, "--no-log-requests"], stderr=subprocess.DEVNULL)
 
     @property
@@ -141,7 +141,7 @@ async def balanced(server: Server, canary: str) -> list[str]:
         found = await server.gauges()
         wrong = [
             f"{name} is {found[name]:g}"
-            for name in ("num_requests_in_flight", "num_requests_running", "num_requests_waiting", "kv_blocks_leaked")
+            for name in (*(f"num_requests_{what}" for what in _IN_WORK), "kv_blocks_leaked")
             if found[name]
         ]
         if found["kv_blocks_free"] != found["kv_blocks_total"]:
@@ -259,16 +259,12 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=20000)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    from demo import make_checkpoint
-
-    with tempfile.TemporaryDirectory() as folder:
-        make_checkpoint(Path(folder))
-        server = Server(folder, args.device)
-        try:
-            found, wrong = asyncio.run(soak(server, args))
-        finally:
-            server.popen.send_signal(signal.SIGTERM)
-            code = server.popen.wait(60)
+    server = Server(args.device)
+    try:
+        found, wrong = asyncio.run(soak(server, args))
+    finally:
+        server.popen.send_signal(signal.SIGTERM)
+        code = server.popen.wait(60)
     if code != 0:
         wrong.append(f"the server ended with {code}")
     print("\n".join(wrong) or "all is as it was")

@@ -8,6 +8,7 @@ from aphrodite.engine.client import EngineClient
 from aphrodite.types.request import Request
 
 _MOST_TOKENS = 1024  # of all of a request's sequences, if they have no log-probabilities; about 40 KiB
+_WORTH_STEPS = 16  # that one who wants all in the end reads together: a hundred such reads may fall into one moment
 _LEAST_STEPS = 8  # that a reader may be behind, however much each of them brings
 
 
@@ -26,6 +27,7 @@ class Backlog:
         self._request_ids = [request.request_id for request in requests]
         num_values = 1 + max(request.sampling.logprobs or 0 for request in requests)
         self._most = max(_MOST_TOKENS // num_values, _LEAST_STEPS * len(requests))
+        self._worth = min(self._most // 2, _WORTH_STEPS * len(requests))
         self._count = 0
 
     def grow(self) -> None:
@@ -33,6 +35,11 @@ class Backlog:
         self._count += 1
         if self._count == self._most:
             self._client.hold(self._request_ids)
+
+    @property
+    def is_worth_reading(self) -> bool:
+        """Whether somebody who wants all of it in the end should read now: often enough that no read takes long."""
+        return self._count >= self._worth
 
     def clear(self) -> None:
         """All that there is has been read."""

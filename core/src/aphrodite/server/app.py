@@ -197,6 +197,8 @@ class _Exchange:
         if route is None:
             allowed = ", ".join(sorted(by_method))
             raise ApiError(405, "method_not_allowed", f"{_shown(path)} takes {allowed}", headers={"allow": allowed})
+        if route.generates:
+            self._app.service.check_room()
         body = None
         if route.body is not None:
             body = await read_body(self._scope, self._receive, settings.limits, lenient=route.lenient)

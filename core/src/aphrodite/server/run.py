@@ -52,7 +52,7 @@ class Run(AsyncIterator[list[Piece]]):
         refusal  why requests that were aborted before they had got anything have ended, where that is an error"""
         self.prompts = prompts
         self.began_s = began_s
-        self.first_piece_s: float | None = None
+        self.first_piece_s: float | None = None  # when its first token was here
         self.outcome = "abort"  # so far; "stop", "length" or "error" by its end
         self.error_code: str | None = None
         self._loop = asyncio.get_running_loop()
@@ -61,7 +61,10 @@ class Run(AsyncIterator[list[Piece]]):
         self._translate = translate
         self._decode = decode
         self._refusal = refusal
-        self._backlog = Backlog(client, [request for prompt in prompts for request in prompt.prepared.requests])
+        requests = [request for prompt in prompts for request in prompt.prepared.requests]
+        self._backlog = Backlog(client, requests)
+        self._may_stop = any(request.sampling.stop for request in requests)  # at what only reading finds
+        self._is_patient = False  # read for the whole: in large parts
         self._by_id = {name: prompt for prompt in prompts for name in prompt.state.request_ids}
         self._sequences: dict[str, EngineSequence] = {}  # the first of each prompt
         self._news: dict[str, EngineSequence] = {}
@@ -76,7 +79,10 @@ class Run(AsyncIterator[list[Piece]]):
         """There is news of a sequence."""
         self._news[name] = seq
         self._backlog.grow()
-        self._changed.set()
+        if self.first_piece_s is None and seq.num_output:
+            self.first_piece_s = self.now_s()
+        if not self._is_patient or self._may_stop or seq.finish_reason is not None or self._backlog.is_worth_reading:
+            self._changed.set()
 
     def fail(self, name: str, error: BaseException) -> None:
         """Nothing more comes of a sequence."""
@@ -138,8 +144,6 @@ class Run(AsyncIterator[list[Piece]]):
                 ended.append(name)
         if ended:
             self._client.abort(ended)
-        if self.first_piece_s is None:
-            self.first_piece_s = self.now_s()
         pieces = [self._piece(prompt, delta) for prompt in changed.values() for delta in prompt.state.deltas()]
         if all(prompt.state.is_finished for prompt in changed.values()) and all(
             prompt.state.is_finished for prompt in self.prompts
@@ -163,7 +167,8 @@ class Run(AsyncIterator[list[Piece]]):
         return Piece(choice, events, delta.token_ids, delta.logprobs, reason, delta.stop_reason)
 
     async def whole(self) -> list[Choice]:
-        """Every continuation, once all have ended."""
+        """Every continuation, once all have ended. A step's tokens wait for more, so that they wake nobody."""
+        self._is_patient = True
         count = sum(len(prompt.readers) for prompt in self.prompts)
         gathered = [Gathered() for _ in range(count)]
         async for pieces in self:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -108,6 +109,11 @@ class Service:
         if name not in self.settings.model_names:
             raise unknown_model(name, ", ".join(self.settings.model_names))
 
+    def check_room(self) -> None:
+        """ApiError if not one more sequence could be taken on. It costs next to nothing to know."""
+        with self._counting_refusals():
+            self.admission.check(1)
+
     async def offload(self, function: Any, *arguments: Any) -> Any:
         """Call a function that takes its time on another thread."""
         return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
@@ -130,11 +136,8 @@ class Service:
         if self.is_paused:
             raise ApiError(503, "paused", "the server is paused: try again later", retry_after_s=5)
         count = generation.num_sequences
-        try:
+        with self._counting_refusals():
             self.admission.take(count)
-        except ApiError:
-            self.metrics.refused.inc()
-            raise
         try:
             generation = replace(generation, cache_salt=_salt(call.tenant, generation.cache_salt))
             prepared = await self._prepared(model, generation, timeout_s)
@@ -147,6 +150,14 @@ class Service:
         if timeout_s is not None:
             run.expire_at(began_s + timeout_s, timeout_s)
         return run
+
+    @contextlib.contextmanager
+    def _counting_refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except ApiError:
+            self.metrics.refused.inc()
+            raise
 
     async def _prepared(self, model: Model, generation: Generation, timeout_s: float | None) -> list[Prepared]:
         if generation.chat is None and sum(map(len, generation.prompts)) <= _INLINE_CHARS:
