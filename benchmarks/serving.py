@@ -10,6 +10,7 @@ them. By streams and step:
 
     kept     steps that the engine made, of those that it would have made in the time if nothing had held it up
     tokens/chunk   1: each token came in a chunk of its own; more: the earlier chunk was still unflushed
+    us/token     processor time of the server's process, requests and all; other loads of the machine enter least here
     first byte   from the request to the first byte of the stream, less one step, which the engine takes itself
 
 Then overload: 5,000 requests, each on a connection of its own, to a server that has room for 128 sequences. The
@@ -262,10 +263,11 @@ def measure(port: int, pids: tuple[int, int], streams: int, step_ms: float, toke
     return {
         "streams": streams,
         "step_ms": step_ms,
-        "kept": (tokens - 1) * step_ms / 1e3 / span_s,
+        "kept": (tokens - 1) * step_ms / 1e3 / span_s if tokens > 1 else 1.0,
         "steps": num_steps(port) - steps,
         "tokens_a_chunk": tokens * streams / sum(one["chunks"] for one in each),
         "first_byte_ms": statistics.median(one["first_s"] for one in each) * 1e3 - step_ms,
+        "server_us_a_token": server_s / (tokens * streams) * 1e6,
         "server_cores": server_s / elapsed_s,
         "engine_cores": engine_s / elapsed_s,
         "client_cores": found["cpu_s"] / elapsed_s,
@@ -380,7 +382,7 @@ def report(args: argparse.Namespace) -> None:
     """All measurements, as a table and a document."""
     rows: list[dict[str, float]] = []
     quiet: dict[str, float] = {}
-    print("streams  step ms   kept  target  tokens/chunk  first byte ms   cores: server  engine  client")
+    print("streams  step ms   kept  target  tokens/chunk  first byte ms  us/token   cores: server  engine  client")
     for step_ms in map(float, args.step_ms.split(",")):
 
         def run(port: int, pids: tuple[int, int], step_ms: float = step_ms) -> None:
@@ -391,7 +393,8 @@ def report(args: argparse.Namespace) -> None:
                 target = KEPT_TARGET.get(step_ms) if streams == 256 else None
                 print(
                     f"{streams:7} {step_ms:8g} {row['kept']:6.1%} {target or float('nan'):7.0%} "
-                    f"{row['tokens_a_chunk']:13.2f} {row['first_byte_ms']:14.1f} {row['server_cores']:15.2f} "
+                    f"{row['tokens_a_chunk']:13.2f} {row['first_byte_ms']:14.1f} {row['server_us_a_token']:9.1f} "
+                    f"{row['server_cores']:15.2f} "
                     f"{row['engine_cores']:7.2f} {row['client_cores']:7.2f}",
                     flush=True,
                 )

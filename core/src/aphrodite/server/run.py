@@ -43,20 +43,24 @@ class Run(AsyncIterator[list[Piece]]):
         prompts: Sequence[Prompt],
         *,
         began_s: float,
+        on_first: Callable[[Run], None],
         on_end: Callable[[Run], None],
         translate: Callable[[BaseException], ApiError],
         decode: Callable[[Sequence[int]], str],
         refusal: Callable[[], ApiError | None] = lambda: None,
     ) -> None:
         """began_s  when it arrived, on the loop's clock
+        on_first, on_end  called when the first token is here, if ever, and when nothing more comes
         refusal  why requests that were aborted before they had got anything have ended, where that is an error"""
         self.prompts = prompts
+        self.num_prompt_tokens = sum(len(prompt.prepared.requests[0].prompt_token_ids) for prompt in prompts)
         self.began_s = began_s
         self.first_piece_s: float | None = None  # when its first token was here
         self.outcome = "abort"  # so far; "stop", "length" or "error" by its end
         self.error_code: str | None = None
         self._loop = asyncio.get_running_loop()
         self._client = client
+        self._on_first = on_first
         self._on_end = on_end
         self._translate = translate
         self._decode = decode
@@ -79,8 +83,9 @@ class Run(AsyncIterator[list[Piece]]):
         """There is news of a sequence."""
         self._news[name] = seq
         self._backlog.grow()
-        if self.first_piece_s is None and seq.num_output:
+        if self.first_piece_s is None and seq.num_output and not self._is_over:
             self.first_piece_s = self.now_s()
+            self._on_first(self)
         if not self._is_patient or self._may_stop or seq.finish_reason is not None or self._backlog.is_worth_reading:
             self._changed.set()
 
@@ -145,9 +150,7 @@ class Run(AsyncIterator[list[Piece]]):
         if ended:
             self._client.abort(ended)
         pieces = [self._piece(prompt, delta) for prompt in changed.values() for delta in prompt.state.deltas()]
-        if all(prompt.state.is_finished for prompt in changed.values()) and all(
-            prompt.state.is_finished for prompt in self.prompts
-        ):
+        if any(piece.finish_reason for piece in pieces) and all(prompt.state.is_finished for prompt in self.prompts):
             self._end()
         return pieces
 
@@ -188,10 +191,6 @@ class Run(AsyncIterator[list[Piece]]):
     def token_text(self, token_id: int) -> str:
         """The text of one token."""
         return self._decode([token_id])
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        return sum(len(prompt.prepared.requests[0].prompt_token_ids) for prompt in self.prompts)
 
     @property
     def usage(self) -> Usage:

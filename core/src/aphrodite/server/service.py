@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -75,6 +74,7 @@ class Service:
         self.is_draining = False
         self.is_paused = False
         self.runs: set[Run] = set()
+        self._num_queued_tokens = 0  # of prompts of which nothing has come yet
         self._reading: tuple[Model, Reading] | None = None
         self._desk: tuple[Model, Desk] | None = None
         # Tokenisers let go of the interpreter while they work, templates do not: many threads would be of no use.
@@ -111,8 +111,11 @@ class Service:
 
     def check_room(self) -> None:
         """ApiError if not one more sequence could be taken on. It costs next to nothing to know."""
-        with self._counting_refusals():
+        try:
             self.admission.check(1)
+        except ApiError:
+            self.metrics.refused.inc()
+            raise
 
     async def offload(self, function: Any, *arguments: Any) -> Any:
         """Call a function that takes its time on another thread."""
@@ -136,8 +139,11 @@ class Service:
         if self.is_paused:
             raise ApiError(503, "paused", "the server is paused: try again later", retry_after_s=5)
         count = generation.num_sequences
-        with self._counting_refusals():
+        try:
             self.admission.take(count)
+        except ApiError:
+            self.metrics.refused.inc()
+            raise
         try:
             generation = replace(generation, cache_salt=_salt(call.tenant, generation.cache_salt))
             prepared = await self._prepared(model, generation, timeout_s)
@@ -150,14 +156,6 @@ class Service:
         if timeout_s is not None:
             run.expire_at(began_s + timeout_s, timeout_s)
         return run
-
-    @contextlib.contextmanager
-    def _counting_refusals(self) -> Iterator[None]:
-        try:
-            yield
-        except ApiError:
-            self.metrics.refused.inc()
-            raise
 
     async def _prepared(self, model: Model, generation: Generation, timeout_s: float | None) -> list[Prepared]:
         if generation.chat is None and sum(map(len, generation.prompts)) <= _INLINE_CHARS:
@@ -208,19 +206,21 @@ class Service:
             model.client,
             prompts,
             began_s=began_s,
+            on_first=self._begins,
             on_end=lambda run: self._ended(run, count),
             translate=self.translate,
             decode=lambda ids: _text_of(model, ids),
             refusal=lambda: draining() if self.is_draining else None,
         )
         self.runs.add(run)
+        self._num_queued_tokens += run.num_prompt_tokens
         self._desk_of(model).take_on([request for one in prepared for request in one.requests], run)
         self.metrics.prompt_tokens.inc(run.num_prompt_tokens)
         return run
 
     def _check_queued(self, num_tokens: int) -> None:
         """ApiError if so many more tokens of prompts would be too many to wait. One request alone never is."""
-        queued = sum(run.num_prompt_tokens for run in self.runs if run.first_piece_s is None)
+        queued = self._num_queued_tokens
         if queued and queued + num_tokens > self.settings.max_queued_tokens:
             self.metrics.refused.inc()
             raise ApiError(
@@ -244,8 +244,13 @@ class Service:
             self._desk = (model, Desk(model.client, asyncio.get_running_loop()))
         return self._desk[1]
 
+    def _begins(self, run: Run) -> None:
+        self._num_queued_tokens -= run.num_prompt_tokens
+
     def _ended(self, run: Run, count: int) -> None:
         self.runs.discard(run)
+        if run.first_piece_s is None:
+            self._num_queued_tokens -= run.num_prompt_tokens
         self.admission.give_back(count)
         self.metrics.ended(run)
 
