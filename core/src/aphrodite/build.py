@@ -27,6 +27,7 @@ from aphrodite.models.spec import DecoderSpec
 from aphrodite.ops.kernel import INVARIANT, Flag
 from aphrodite.ops.table import COMPOSITES
 from aphrodite.platform.dtypes import ITEMSIZE
+from aphrodite.platform.exhaustion import is_out_of_memory
 from aphrodite.platform.layout import KVLayout, Rows
 from aphrodite.platform.spi import Limits, Platform, Stream
 from aphrodite.program.explain import count_torch_forms
@@ -255,10 +256,17 @@ def assemble(config: EngineConfig, progress: Progress | None = None) -> Assemble
     """
     progress = progress or NoProgress()
     blueprint = draw_up(config, weights=True, show_bars=not isinstance(progress, NoProgress))
+    device = blueprint.platform.device
     try:
+        free_bytes = device.memory().free_bytes
         return Assembled(_Assembly(blueprint, progress).engine(), blueprint)
+    except Exception as error:
+        device.close()
+        if is_out_of_memory(error):
+            raise _does_not_fit(blueprint, free_bytes, error) from error
+        raise
     except BaseException:
-        blueprint.platform.device.close()
+        device.close()
         raise
 
 
@@ -437,17 +445,24 @@ class _Assembly:
         return DummySource(decoder.parameters.values(), self._plan.dtype, model.seed)
 
 
+def _does_not_fit(blueprint: Blueprint, free_bytes: int, error: Exception) -> CapacityError:
+    """What to say when the device refuses memory that it seemed to have."""
+    sizes, said = blueprint.sizes, f"{type(error).__name__}: {' '.join(str(error).split())}"
+    weights = _packed_bytes(blueprint.decoder, blueprint.forward, blueprint.found)
+    return CapacityError(
+        f"memory ran out while the engine was built on {blueprint.entry.info.device}: the weights take "
+        f"{weights >> 20} MiB, the KV cache {sizes.kv.num_bytes >> 20} MiB, steps of {sizes.bounds.T} tokens and "
+        f"{sizes.bounds.S} sequences come on top, and {free_bytes >> 20} MiB were free; lower num_blocks or "
+        f"kv_cache_memory_bytes, max_model_len, max_num_seqs or max_num_batched_tokens ({said})",
+        subject="memory",
+    )
+
+
 def _check_fits(
     decoder: Decoder | ModuleNetwork, plan: Plan, found: Discovery, sizes: Sizes, platform: Platform
 ) -> None:
     """CapacityError if the weights, in the layouts that were chosen for them, leave too little for the cache."""
-    weights = 0
-    for parameter in decoder.parameters.values():
-        ref = parameter.ref
-        shape = ref.shape
-        if ref.name in plan.layouts:
-            shape = found.registry.weight_layouts[plan.layouts[ref.name]].storage(shape)
-        weights += math.prod(shape) * ITEMSIZE[ref.dtype]
+    weights = _packed_bytes(decoder, plan, found)
     free = platform.device.memory().free_bytes
     if weights + sizes.kv.num_bytes > free:
         raise CapacityError(
@@ -455,6 +470,18 @@ def _check_fits(
             f"than the {free >> 20} MiB that are free: lower num_blocks, kv_cache_memory_bytes or max_model_len",
             subject="weights",
         )
+
+
+def _packed_bytes(decoder: Decoder | ModuleNetwork, plan: Plan, found: Discovery) -> int:
+    """Bytes of the weights in the layouts that were chosen for them."""
+    total = 0
+    for parameter in decoder.parameters.values():
+        ref = parameter.ref
+        shape = ref.shape
+        if ref.name in plan.layouts:
+            shape = found.registry.weight_layouts[plan.layouts[ref.name]].storage(shape)
+        total += math.prod(shape) * ITEMSIZE[ref.dtype]
+    return total
 
 
 def _weight_bytes(decoder: Decoder | ModuleNetwork) -> int:

@@ -121,7 +121,7 @@ class Run(AsyncIterator[list[Piece]]):
         changed: dict[int, Prompt] = {}
         for name, seq in news.items():
             if seq.finish_reason == "error":
-                raise numerical_error()
+                raise numerical_error() if seq.error is None else self._translate(seq.error)
             if seq.finish_reason == "abort" and not seq.num_output and (refusal := self._refusal()) is not None:
                 raise refusal
             prompt = self._by_id[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ from aphrodite.text.formats.select import AUTO, select
 if TYPE_CHECKING:
     from aphrodite.server.dialect import Call
 
+_LOG = logging.getLogger("aphrodite.server")
 _INLINE_CHARS = 2048  # longer prompts are tokenised on another thread, so that the event loop goes on
 _MAX_TIMEOUT_S = 86400.0
 
@@ -243,7 +245,9 @@ class Service:
         model = self.host.model
         folder = {model.frontend.card.folder: "the model"} if model is not None else {}
         found = from_exception(error, folder)
-        if not isinstance(error, (ApiError, AphroditeError)):
+        if isinstance(error, MemoryError):
+            _LOG.error("memory ran out in the server's own process")
+        elif not isinstance(error, (ApiError, AphroditeError)):
             self.metrics.bug(error)
         return found
 

@@ -151,7 +151,8 @@ class _Teller:
             times.first_token_s,
             times.finished_s,
         )
-        return Update(name, tokens, reason, seq.stop_reason, logprobs, prompt_logprobs, facts)
+        error = messages.error_of(seq.error) if seq.error is not None else None
+        return Update(name, tokens, reason, seq.stop_reason, logprobs, prompt_logprobs, facts, error)
 
 
 def serve(channel: Channel, build: Build) -> None:
