@@ -51,9 +51,7 @@ def test_a_step_that_memory_ran_out_in_is_tried_once_more_at_half_its_size(steps
 
 @pytest.mark.parametrize("steps_in_flight", [0, 1, 2])
 @pytest.mark.parametrize("number", [1, 2, 7])
-def test_a_second_time_in_a_row_ends_the_longest_of_the_step_and_nobody_else(
-    steps_in_flight: int, number: int
-) -> None:
+def test_a_second_time_in_a_row_ends_the_longest_of_the_step_and_nobody_else(steps_in_flight: int, number: int) -> None:
     found = world(steps_in_flight)
     seqs = ask(found)
     steps: list[list[tuple[int, str]]] = []
