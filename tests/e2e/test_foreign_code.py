@@ -183,7 +183,8 @@ def test_what_only_names_code_runs_without_it(folder: Path, watch: Watch, origin
     """Checkpoints of an architecture that has a page keep the fields of the time when it had none."""
     config(folder, auto_map=MAP, text_config={"auto_map": MAP}, custom_pipelines={"x": {"impl": "own_code.Pipe"}})
     for name in ("tokenizer_config", "processor_config", "preprocessor_config", "generation_config"):
-        write_json(folder / f"{name}.json", {"auto_map": MAP, "tokenizer_class": "OwnTokenizer", "processor_class": "Own"})
+        fields = {"auto_map": MAP, "tokenizer_class": "OwnTokenizer", "processor_class": "Own"}
+        write_json(folder / f"{name}.json", fields)
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch /tmp/never'\ntR.")
     asked = SamplingParams(temperature=0, max_tokens=8)
     with watch.over(folder), load(folder) as llm:

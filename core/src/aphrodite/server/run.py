@@ -179,6 +179,11 @@ class Run(AsyncIterator[list[Piece]]):
         return self._decode([token_id])
 
     @property
+    def prepared(self) -> list[Prepared]:
+        """Its prompts, as the engine got them."""
+        return [prompt.prepared for prompt in self.prompts]
+
+    @property
     def num_prompt_tokens(self) -> int:
         return sum(len(prompt.prepared.requests[0].prompt_token_ids) for prompt in self.prompts)
 
