@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from aphrodite.build import Assembled, assemble
@@ -45,7 +46,13 @@ class Real:
 
 @contextmanager
 def real(
-    folder: Path, device: str, cache_tokens: int, *, wrap: Wrap = lambda runner: runner, **settings: Any
+    folder: Path,
+    device: str,
+    cache_tokens: int,
+    *,
+    wrap: Wrap = lambda runner: runner,
+    service: Mapping[str, Any] = MappingProxyType({}),
+    **settings: Any,
 ) -> Iterator[Real]:
     """Serve a checkpoint; its runner is what `wrap` makes of the engine's."""
     num_blocks = -(-cache_tokens // block_size(device))
@@ -62,7 +69,7 @@ def real(
     loop = EngineLoop(make)
     try:
         model = Model(loop, Frontend.of(card_of(made[0].blueprint)))
-        with serving(folder, host=FixedHost(model)) as server:
+        with serving(folder, host=FixedHost(model), **service) as server:
             server.service.metrics.stats = lambda: loop.call(Engine.stats)
             yield Real(server, loop)
     finally:
