@@ -125,7 +125,10 @@ class _Teller:
             if isinstance(news.error, DeviceError):  # it would fail every other request too
                 _end(self._channel, news.error)
             return
-        self._channel.send(Updates([self._update(seq) for seq in news]))
+        # A part of the prompt's log-probabilities is no news: with the first token they are all there.
+        items = [self._update(seq) for seq in news if seq.num_output or seq.finish_reason is not None]
+        if items:
+            self._channel.send(Updates(items))
 
     def _update(self, seq: EngineSequence) -> Update:
         request = seq.request
@@ -154,7 +157,8 @@ class _Teller:
             times.first_token_s,
             times.finished_s,
         )
-        return Update(name, tokens, reason, seq.stop_reason, logprobs, prompt_logprobs, facts)
+        error = messages.error_of(seq.error) if seq.error is not None else None
+        return Update(name, tokens, reason, seq.stop_reason, logprobs, prompt_logprobs, facts, error)
 
 
 def serve(channel: Channel, build: Build) -> None:
