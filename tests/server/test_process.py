@@ -80,8 +80,9 @@ def test_a_streamed_chat_is_what_the_library_answers(client: openai.OpenAI, trut
     assert chunks[-1].usage is not None and chunks[-1].usage.prompt_tokens == len(expected.prompt_token_ids)
 
 
-def test_echo_brings_the_log_probabilities_of_the_prompt(client: openai.OpenAI, truth: LLM) -> None:
-    ids = [5, 60, 70, 80, 90]
+@pytest.mark.parametrize("count", [5, 64, 65, 66, 200])  # 64: logits of a prompt come in chunks
+def test_echo_brings_the_log_probabilities_of_the_prompt(client: openai.OpenAI, truth: LLM, count: int) -> None:
+    ids = [5 + 37 * place % 300 for place in range(count)]
     (expected,) = truth.generate([ids], SamplingParams(temperature=0, max_tokens=1, logprobs=1, prompt_logprobs=1))
     found = client.completions.create(model="tiny", prompt=ids, temperature=0, max_tokens=1, logprobs=1, echo=True)
     logprobs = found.choices[0].logprobs
