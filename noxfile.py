@@ -1,4 +1,4 @@
-"""The project's commands: `nox -s demo`, `tests`, `lint`, `types`, `build`, `docs`, `soak`, `fuzz`.
+"""The project's commands: `nox -s demo`, `tests`, `lint`, `types`, `build`, `docs`, `clients`, `soak`, `fuzz`.
 
 torch is by far the largest thing to install, so the sessions that need it share one environment,
 .nox/torch, which nox cannot do by itself: those sessions ask `torch_environment` for its Python. It installs
@@ -71,6 +71,14 @@ def fuzz(session: nox.Session) -> None:
     session.install(*group("fuzz"))
     python = torch_environment(session)
     session.run("python", "benchmarks/fuzz.py", "--python", python, *session.posargs)
+
+
+@nox.session
+def clients(session: nox.Session) -> None:
+    """Run the tests of clients that are too large for the environment of the others."""
+    session.install(*group("clients"))
+    python = torch_environment(session)
+    session.run("python", "-m", "pytest", "tests/clients/langchain.py", "--python", python, *session.posargs)
 
 
 @nox.session
