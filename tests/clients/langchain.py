@@ -1,4 +1,4 @@
-"""LangChain's OpenAI chat model as its users have it: only the address is ours. What it gives is what plain HTTP gives."""
+"""LangChain's OpenAI chat model, unchanged but for the address: what it gives is what plain HTTP gives."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ class _Teller:
             self._told[name] = start + len(tokens)
         else:
             self._told.pop(name, None)
-        # A long prompt makes news before its last chunk; what is known of all its tokens is there with the first drawn one.
+        # A long prompt makes news before its last chunk; its log-probabilities are whole once a token is drawn.
         brings_prompt = wanted.prompt_logprobs is not None and start == 0 and bool(tokens or reason)
         if not first and reason is None and wanted.logprobs is None and not brings_prompt:
             return Update(name, tokens)
