@@ -32,14 +32,15 @@ LEFT_OUT = "positive_data_acceptance,negative_data_rejection,ignored_auth,unsupp
 _FLAGS = ("--num-blocks", "600", "--max-num-seqs", "64")
 
 
-def from_schemas(port: int, examples: int, seed: int) -> tuple[int, int]:
-    """schemathesis' exit code, and how many requests it made."""
+def from_schemas(port: int, examples: int, seed: int, folder: str) -> tuple[int, int]:
+    """schemathesis' exit code, and how many requests it made. What it leaves behind is left in the folder."""
     command = Path(sys.executable).parent / "schemathesis"
     asked = ["run", f"http://127.0.0.1:{port}/openapi.json", "--max-examples", str(examples), "--seed", str(seed)]
     checks = ["--checks", "all", "--exclude-checks", LEFT_OUT, "--phases", "examples,coverage,fuzzing"]
     environment = {**os.environ, "SCHEMATHESIS_REPORT": "false"}
     text = ""
-    with subprocess.Popen([command, *asked, *checks], env=environment, stdout=subprocess.PIPE, text=True) as popen:
+    call = [command, *asked, *checks]
+    with subprocess.Popen(call, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True) as popen:
         assert popen.stdout is not None
         for line in popen.stdout:
             print(line, end="", flush=True)
@@ -69,7 +70,7 @@ def main() -> int:
         try:
             asyncio.run(server.ready())
             began = time.monotonic()
-            code, made = from_schemas(server.port, args.examples, args.seed)
+            code, made = from_schemas(server.port, args.examples, args.seed, folder)
             found["schemathesis"] = {"requests": made, "exit_code": code, "took_s": round(time.monotonic() - began, 1)}
             began = time.monotonic()
             seen = asyncio.run(mutate(server.port, args.mutations, random.Random(args.seed)))
