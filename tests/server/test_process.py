@@ -255,6 +255,10 @@ def test_while_the_model_loads_the_server_says_so(model: Path, tmp_path: Path) -
     [
         (("--host", "0.0.0.0"), 2, "--insecure"),
         (("--ssl-keyfile", "x"), 2, "ssl_certfile"),
+        (("--ssl-keyfile", "/nowhere", "--ssl-certfile", "/nowhere"), 2, "ssl_certfile"),
+        (("--tensor-parallel-size", "2"), 2, "tensor_parallel_size must be 1"),
+        (("--gpu-memory-utilization", "1.5"), 2, "memory_utilization"),
+        (("--gpu-memory-utilization", "0.000001"), 3, "memory_utilization"),
         (("--api-keys", "@/nowhere"), 2, "api_keys"),
         (("--max-model-len", "100000"), 2, "max_model_len"),
         (("--num-blocks", "4", "--max-model-len", "512"), 3, "max_model_len"),
