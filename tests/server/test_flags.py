@@ -135,6 +135,11 @@ def test_keys_of_a_file_and_of_the_administrator(client: httpx.Client) -> None:
     assert client.post("/reset_prefix_cache", headers={"authorization": f"Bearer {ADMIN}"}).status_code == 200
 
 
+def test_device_and_type(client: httpx.Client, server: Running) -> None:
+    log = server.log.read_text()
+    assert "dtype: f32: asked for" in log and "device: cpu: asked for" in log
+
+
 def test_names_and_length(client: httpx.Client) -> None:
     models = client.get("/v1/models").json()["data"]
     assert [one["id"] for one in models] == ["first", "second"]
