@@ -141,12 +141,14 @@ class _Teller:
             self._told[name] = start + len(tokens)
         else:
             self._told.pop(name, None)
-        if not first and reason is None and wanted.logprobs is None:
+        # A long prompt makes news before its last chunk; its log-probabilities are whole once a token is drawn.
+        brings_prompt = wanted.prompt_logprobs is not None and start == 0 and bool(tokens or reason)
+        if not first and reason is None and wanted.logprobs is None and not brings_prompt:
             return Update(name, tokens)
         logprobs = prompt_logprobs = None
         if wanted.logprobs is not None:
             logprobs = [messages.logprobs_of(entry) for entry in seq.logprobs[start:]]
-        if first and wanted.prompt_logprobs is not None:
+        if brings_prompt:
             prompt_logprobs = [messages.logprobs_of(entry) for entry in seq.prompt_logprobs]
         times = seq.times
         facts = (
