@@ -109,7 +109,7 @@ def test_a_field_is_looked_for_in_no_time(folder: Path) -> None:
                 is_near = count < 10_000 or filler == b"   "
                 param = "x[0]" if filler == b"9" else "temperature" if is_near else None
                 check_error(answer, 400, "invalid_value" if param else "invalid_json", param)
-                assert took < 1, (filler, count)
+                assert took < 30, (filler, count)  # a search that is quadratic would take hours
 
 
 def test_of_a_key_that_is_there_twice_the_last_counts(server: Serving) -> None:
