@@ -11,7 +11,7 @@
                  and until the engine says so of its blocks, which it does once a second
     storm        clients that leave, send nonsense, read slowly or ask properly, 256 at a time; each whole answer is
                  compared with what the same request got alone
-    requests     short ones, 64 at a time; resident memory of both processes before and after the second half
+    requests     of many lengths, 64 at a time; resident memory of both processes before and after the second half
 
 After each, the books must balance: no request in flight, every KV block free, no leak, the canary's answer the same.
 Exit code 1 if anything is not as it must be. --out writes {"schema": "aphrodite.bench.soak/2", ...} with each promise,
@@ -136,13 +136,14 @@ async def storm(server: Server, count: int, rng: random.Random) -> dict[str, int
     return seen
 
 
-async def requests(server: Server, count: int) -> dict[str, Any]:
-    """Short requests, and what memory does."""
+async def requests(server: Server, count: int, rng: random.Random) -> dict[str, Any]:
+    """Short answers to prompts of many lengths, and what memory does."""
     gate = asyncio.Semaphore(64)
 
     async def one(number: int) -> None:
         async with gate:
-            status, _ = await server.complete(prompt=f"request {number}", max_tokens=4, temperature=1)
+            prompt = f"request {number}" + " and on" * rng.randrange(100)
+            status, _ = await server.complete(prompt=prompt, max_tokens=4, temperature=1)
             if status != 200:
                 raise RuntimeError(f"{status} for a plain request")
 
@@ -163,7 +164,7 @@ async def soak(server: Server, args: argparse.Namespace, seed: int) -> tuple[dic
         ("kills", lambda: kills(server, args.kills)),
         ("disconnects", lambda: disconnects(server, args.rounds, random.Random(seed))),
         ("storm", lambda: storm(server, args.storm, random.Random(seed))),
-        ("requests", lambda: requests(server, args.requests)),
+        ("requests", lambda: requests(server, args.requests, random.Random(seed))),
     ):
         began = time.monotonic()
         found[name] = await run()

@@ -297,6 +297,33 @@ def test_who_finds_no_room_is_refused_before_the_body_is_here(folder: Path) -> N
         assert httpx.post(f"{server.url}/tokenize", json={"prompt": "a"}).status_code == 200, "takes no sequence"
 
 
+def test_a_refusal_keeps_its_place_on_the_connection_and_goes_to_who_has_a_key(folder: Path) -> None:
+    from tests.server.engine import ScriptedEngine
+
+    engine = ScriptedEngine(lambda request: [*request.prompt_token_ids[-1:], 30.0, "stop"])
+    key = {"authorization": "Bearer k"}
+    asked = {"prompt": "a", "stream": True}
+    with (
+        serving(folder, engine, max_sequences=1, keys=("k",)) as server,
+        httpx.stream("POST", f"{server.url}/v1/completions", json=asked, headers=key) as held,
+    ):
+        parts = held.iter_bytes()
+        next(parts)
+        body = b'{"prompt": "a"}'
+        post = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\nx-request-id: mine\r\ncontent-type: application/json\r\n"
+        post += b"content-length: %d\r\n" % len(body)
+        shown = b"authorization: Bearer k\r\n"
+        models = b"GET /v1/models HTTP/1.1\r\nhost: a\r\n" + shown + b"\r\n"
+        with_key, without, last = (
+            post + more + b"\r\n" + body for more in (shown, b"", shown + b"connection: close\r\n")
+        )
+        found = server.raw(models + with_key * 300 + without + models + with_key + last + models)
+        statuses = [int(line[9:12]) for line in re.findall(rb"HTTP/1\.1 \d\d\d ", found)]
+        assert statuses == [200, *[429] * 300, 401, 200, 429, 429], "and nothing after the one that closes"
+        assert found.count(b"\r\nx-request-id: mine\r\n") == 303
+        assert b"\r\nconnection: close\r\n" in found.rpartition(b"HTTP/1.1 429")[2]
+
+
 def answered(sock: socket.socket) -> HTTPResponse:
     """An answer, all of it."""
     found = HTTPResponse(sock)

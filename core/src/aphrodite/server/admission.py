@@ -30,6 +30,11 @@ class Admission:
         self.check(count)
         self.num_taken += count
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is room for no more."""
+        return self.num_taken >= self.limit
+
     def check(self, count: int) -> None:
         """ApiError 429 if they are too many now, with the time in which the queue will have drained so far; 400 if they
         would be too many at any time."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from typing import Any
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from aphrodite.server.app import App
 from aphrodite.server.body import Limits
 from aphrodite.server.protocol import protocol_factory
 
@@ -24,13 +24,14 @@ class Listener:
 
     def __init__(
         self,
-        app: Any,
+        app: App,
         sockets: list[socket.socket],
         limits: Limits,
         *,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._sockets = sockets
+        self._at_once = app.at_once
         self._tls = tls
         self._limits = limits
         self._config = Config(
@@ -52,7 +53,7 @@ class Listener:
     async def start(self) -> None:
         """Accept connections from now on."""
         loop = asyncio.get_running_loop()
-        make = protocol_factory(self._config, self._state, self._limits, loop)
+        make = protocol_factory(self._config, self._state, self._limits, loop, self._at_once)
         for sock in self._sockets:
             if sock.family != socket.AF_UNIX:  # connections inherit it
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)

@@ -13,9 +13,10 @@ from typing import Any
 import httptools
 import msgspec
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from aphrodite.server.app import Scope, Whole
 from aphrodite.server.body import Limits
 
 _CHECK_S = 1.0
@@ -41,9 +42,19 @@ class _RefusedError(Exception):
 class Protocol(HttpToolsProtocol):
     """One connection."""
 
-    def __init__(self, config: Config, state: ServerState, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        config: Config,
+        state: ServerState,
+        limits: Limits,
+        loop: asyncio.AbstractEventLoop,
+        at_once: Callable[[Scope], Whole | None],
+    ) -> None:
+        """at_once  the answer that a request's head decides; None: the application is to handle it"""
         super().__init__(config, state, {}, loop)
         self._limits = limits
+        self._at_once = at_once
+        self._is_next = False  # whether the request whose head is complete is the next to be answered
         self._is_refused = False
         self._refusal: _RefusedError | None = None
         self._num_head_bytes = 0
@@ -124,10 +135,29 @@ class Protocol(HttpToolsProtocol):
         self._in_body = True
         self._began_s = time.monotonic()
         self.scope["extensions"] = {"aphrodite.part": self._part}  # type: ignore[dict-item]
+        self._is_next = True
         try:
             super().on_headers_complete()
         except (UnicodeDecodeError, httptools.HttpParserInvalidURLError):
             self._give_up(400, "invalid_http", "the target must be a path")
+        finally:
+            self._is_next = False
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Answer, or let the application do so."""
+        found = self._at_once(cycle.scope) if self._is_next else None
+        if found is None:
+            super()._start_asgi_task(cycle, app)
+            return
+        status, headers, data = found
+        if not cycle.keep_alive:
+            headers = [*headers, (b"connection", b"close")]
+        lines = b"".join(b"%s: %s\r\n" % pair for pair in headers)
+        self.transport.write(b"%s%s\r\n%s" % (STATUS_LINE[status], lines, data))
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def on_message_complete(self) -> None:
         """All of the request is here."""
@@ -214,7 +244,11 @@ def _answer(status: int, code: str, message: str) -> bytes:
 
 
 def protocol_factory(
-    config: Config, state: ServerState, limits: Limits, loop: asyncio.AbstractEventLoop
+    config: Config,
+    state: ServerState,
+    limits: Limits,
+    loop: asyncio.AbstractEventLoop,
+    at_once: Callable[[Scope], Whole | None],
 ) -> Callable[[], Any]:
     """What makes a protocol for each connection."""
-    return lambda: Protocol(config, state, limits, loop)
+    return lambda: Protocol(config, state, limits, loop, at_once)
