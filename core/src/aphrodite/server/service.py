@@ -20,6 +20,7 @@ from aphrodite.server.errors import (
     deadline_exceeded,
     draining,
     engine_restarting,
+    engine_stalled,
     from_exception,
     invalid,
     model_loading,
@@ -99,6 +100,8 @@ class Service:
         """Why nothing answers."""
         if self.host.health is Health.LOADING:
             return model_loading()
+        if self.host.health is Health.STALLED:
+            return engine_stalled()
         if self.host.health is Health.FAILED:
             why = self.host.last_failure
             shown = from_exception(why).message if why is not None else "the engine could not be started"
@@ -133,6 +136,8 @@ class Service:
             )
         timeout_s = self._timeout(generation, call)
         model = self.model
+        if self.host.health is Health.STALLED:  # it would wait for what may never come; those that run keep waiting
+            raise self.unavailable()
         if self.is_paused:
             raise ApiError(503, "paused", "the server is paused: try again later", retry_after_s=5)
         count = generation.num_sequences
