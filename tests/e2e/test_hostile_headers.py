@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import random
 import struct
 import threading
 import time
@@ -17,6 +19,7 @@ from aphrodite.config.engine import config_from
 from aphrodite.engine.remote.process import assembled
 from aphrodite.errors import CheckpointError
 from aphrodite.types.progress import NoProgress
+from aphrodite.weights.safetensors import SafetensorsSource
 from tests.e2e.test_loading_faults import header_of, write_file
 from tests.server.process import running
 from tests.support.checkpoints import Checkpoints
@@ -172,3 +175,40 @@ def test_refused_files_are_let_go_of(folder: Path) -> None:
     for _ in range(10):
         refuse()
     assert len(os.listdir("/proc/self/fd")) <= files and threading.active_count() <= threads
+
+
+def test_whatever_a_header_becomes_it_is_read_or_refused(folder: Path) -> None:
+    """300 of them: bytes changed, cut out, doubled, numbers and brackets put in."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    path = folder / "model.safetensors"
+    original = path.read_bytes()
+    (size,) = struct.unpack("<Q", original[:8])
+    pieces = [b"-1", b"18446744073709551616", b"[", b"]", b"{", b"}", b'"', b"\\", b"\xff", b"null", b"1e9", b","]
+    refusals: list[str] = []
+    for _ in range(300):
+        header = bytearray(original[8 : 8 + size])
+        for _ in range(rng.randrange(1, 4)):
+            place = rng.randrange(len(header))
+            how = rng.randrange(4)
+            if how == 0:
+                header[place] = rng.randrange(256)
+            elif how == 1:
+                del header[place : place + rng.randrange(1, 40)]
+            elif how == 2:
+                header[place:place] = header[place : place + 60]
+            else:
+                header[place:place] = rng.choice(pieces)
+        length = size if rng.random() < 0.2 else len(header)
+        path.write_bytes(struct.pack("<Q", length) + header + original[8 + size :])
+        began = time.perf_counter()
+        try:
+            infos = SafetensorsSource(folder).infos()
+        except CheckpointError as error:
+            refusals.append(str(error))
+        else:
+            end = path.stat().st_size
+            assert all(math.prod(info.shape) <= end for info in infos.values())
+        assert time.perf_counter() - began < LIMIT_S
+    assert len(refusals) > 100 and all(str(path) in said for said in refusals)
