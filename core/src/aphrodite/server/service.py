@@ -119,7 +119,11 @@ class Service:
 
     async def offload(self, function: Any, *arguments: Any) -> Any:
         """Call a function that takes its time on another thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+        try:
+            found = asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+        except RuntimeError as error:  # there is no memory for a thread
+            raise MemoryError(str(error)) from error
+        return await found
 
     async def start(self, generation: Generation, call: Call) -> Run:
         """Take a request on. ApiError if it cannot be run, or not now.
