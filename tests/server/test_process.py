@@ -210,9 +210,13 @@ def test_a_hung_engine_is_seen_and_its_return_too(model: Path, tmp_path: Path) -
                 time.sleep(0.1)
             assert httpx.get(f"{server.url}/ready").json()["status"] == "stalled"
             assert httpx.get(f"{server.url}/health").status_code == 503
+            refused = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"})
+            assert refused.status_code == 503 and refused.json()["error"]["code"] == "engine_stalled"
+            assert refused.headers["retry-after"]
         finally:
             os.kill(pid, signal.SIGCONT)
         assert server.ready(10) < 10
+        assert httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"}).status_code == 200
 
 
 @pytest.mark.slow

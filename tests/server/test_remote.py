@@ -102,7 +102,7 @@ def build(config, progress):
     {after}
     return built
 
-process.main(build)
+process.main(build, (0.2, 0.2))
 """
 
 
@@ -117,6 +117,7 @@ def supervised(
     *,
     before: str = "pass",
     after: str = "pass",
+    stall_s: float = 25.0,
     **settings: Any,
 ) -> Supervisor:
     """Keep an engine that is built so, and check it while it is kept."""
@@ -124,7 +125,7 @@ def supervised(
     command = (sys.executable, "-c", BUILD.format(before=before, after=after))
 
     async def run() -> Supervisor:
-        supervisor = Supervisor(config, SupervisorSettings(command), Process.spawn(config, command))
+        supervisor = Supervisor(config, SupervisorSettings(command, stall_s), Process.spawn(config, command))
         keeper = asyncio.ensure_future(supervisor.run())
         try:
             await check(supervisor)
@@ -176,6 +177,40 @@ def test_a_lost_device_is_named_to_its_requests_and_the_engine_comes_again(model
         await until(lambda: supervisor.health is Health.READY)
 
     supervised(model, check, after=fails)
+
+
+def test_steps_that_stop_are_seen_and_long_ones_are_not_taken_for_that(model: Path) -> None:
+    slow = (
+        "real, count = built.engine._runner.submit, [0]\n"
+        "    def submit(plan):\n"
+        "        count[0] += 1\n"
+        "        time.sleep(0.5 if count[0] <= 3 else 3.5 if count[0] == 4 else 0)\n"
+        "        return real(plan)\n"
+        "    built.engine._runner.submit = submit"
+    )
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.READY)
+        await asyncio.sleep(2.5)  # idle, and longer than the limit
+        assert supervisor.health is Health.READY
+        seen: list[tuple[float, Health]] = []
+
+        async def watch() -> None:
+            while True:
+                seen.append((asyncio.get_running_loop().time(), supervisor.health))
+                await asyncio.sleep(0.02)
+
+        watcher = asyncio.ensure_future(watch())
+        began = asyncio.get_running_loop().time()
+        last = (await news_of(supervisor, max_tokens=6, ignore_eos=True))[-1]
+        assert not isinstance(last, Failure) and last[0].num_output == 6
+        await until(lambda: supervisor.health is Health.READY)
+        watcher.cancel()
+        stalled = [at - began for at, health in seen if health is Health.STALLED]
+        assert stalled, "a step of 3.5 s is one that has stopped, where the limit is 2 s"
+        assert 3.2 < stalled[0] < 5, "steps of half a second are not"
+
+    supervised(model, check, after=slow, stall_s=2.0)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +35,16 @@ from aphrodite.sched.rows import Bool, Rows
 from aphrodite.sched.settle import finish_reason, keep_logprobs
 from aphrodite.types.request import Request, Sequence, Status
 from aphrodite.types.stats import EngineStats
-from aphrodite.types.step import Int32, SchedulerOutput, StepOutput
+from aphrodite.types.step import Int32, SchedulerOutput, StepOutput, ZeroBlocks
 
 __all__ = ["Budget", "Scheduler"]
+
+
+class _Flight(NamedTuple):
+    """What is to be taken back of a step in flight: blocks that it has published, and those that it was to zero."""
+
+    fresh: list[Change]
+    zeroed: tuple[ZeroBlocks, ...]
 
 
 class Scheduler:
@@ -65,7 +73,7 @@ class Scheduler:
         self._num_preemptions = 0
         self._num_query_tokens = self._num_hit_tokens = 0  # of prompts, looked for and found in the prefix cache
         self._fresh: list[Change] = []  # blocks published by the plan in the making, before their step has run
-        self._in_flight: deque[list[Change]] = deque()  # those of each plan that is not settled yet
+        self._in_flight: deque[_Flight] = deque()  # plans that are not settled yet
         self.must_settle = False
         self.started: list[Sequence] = []
 
@@ -136,7 +144,7 @@ class Scheduler:
         step = plan.output(decodes & self._rows.decoding, self.kv.dirty)
         if step is not None:
             self._rows.schedule(step.rows, step.num_new, step.draws)
-            self._in_flight.append(self._fresh)
+            self._in_flight.append(_Flight(self._fresh, step.zero_blocks))
             self.kv.clean()
         return step
 
@@ -380,8 +388,9 @@ class Scheduler:
     def fail(self) -> None:
         """Take all steps in flight back: what they published is found no more, and every running sequence starts over
         from the tokens that the host has. The device's rows are written anew as they do."""
-        for fresh in self._in_flight:
-            self.kv.unpublish(fresh)
+        for flight in self._in_flight:
+            self.kv.unpublish(flight.fresh)
+            self.kv.soil(flight.zeroed)  # perhaps it was not
         self._in_flight.clear()
         for seq in list(self._running):
             self._preempt(seq)

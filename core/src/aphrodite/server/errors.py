@@ -81,6 +81,11 @@ def engine_restarting() -> ApiError:
     return ApiError(503, "engine_restarting", "the engine is restarting: try again soon", retry_after_s=5)
 
 
+def engine_stalled() -> ApiError:
+    """The engine is there, and its steps have stopped."""
+    return ApiError(503, "engine_stalled", "the engine's steps have stopped: try again later", retry_after_s=10)
+
+
 def draining() -> ApiError:
     """The server is about to end."""
     return ApiError(503, "draining", "the server is shutting down: ask another one", retry_after_s=10)

@@ -41,7 +41,10 @@ class Metrics:
         self.refused = self._counter("requests_refused", "Requests refused because the queue was full.")
         self.too_slow = self._counter("clients_too_slow", "Streams cut because they were not read.")
         self.bugs = self._counter("internal_errors", "Errors that nobody foresaw.")
-        self._failed = self._counter("numerical_errors", "Requests whose logits were not numbers.")
+        self._failed = {
+            "numerical_error": self._counter("numerical_errors", "Requests whose logits were not numbers."),
+            "out_of_memory": self._counter("out_of_memory_errors", "Requests that ended because memory ran out."),
+        }
         self._ended = Counter(
             "aphrodite:request_success", "Requests ended.", [_LABEL, "finished_reason"], registry=self._registry
         )
@@ -68,8 +71,8 @@ class Metrics:
         self._longest.observe(max(prompt.state.most_output for prompt in run.prompts))
         self._whole.observe(now - run.began_s)
         self._ended.labels(self._name, run.outcome).inc()
-        if run.outcome == "error" and run.error_code == "numerical_error":
-            self._failed.inc()
+        if run.outcome == "error" and run.error_code in self._failed:
+            self._failed[run.error_code].inc()
         if run.first_piece_s is not None:
             self._first.observe(run.first_piece_s - run.began_s)
             if usage.completion_tokens > 1:

@@ -20,6 +20,7 @@ from aphrodite.server.errors import (
     deadline_exceeded,
     draining,
     engine_restarting,
+    engine_stalled,
     from_exception,
     invalid,
     model_loading,
@@ -100,6 +101,8 @@ class Service:
         """Why nothing answers."""
         if self.host.health is Health.LOADING:
             return model_loading()
+        if self.host.health is Health.STALLED:
+            return engine_stalled()
         if self.host.health is Health.FAILED:
             why = self.host.last_failure
             shown = from_exception(why).message if why is not None else "the engine could not be started"
@@ -125,7 +128,11 @@ class Service:
 
     async def offload(self, function: Any, *arguments: Any) -> Any:
         """Call a function that takes its time on another thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+        try:
+            found = asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+        except RuntimeError as error:  # there is no memory for a thread
+            raise MemoryError(str(error)) from error
+        return await found
 
     async def start(self, generation: Generation, call: Call) -> Run:
         """Take a request on. ApiError if it cannot be run, or not now.
@@ -142,6 +149,8 @@ class Service:
             )
         timeout_s = self._timeout(generation, call)
         model = self.model
+        if self.host.health is Health.STALLED:  # it would wait for what may never come; those that run keep waiting
+            raise self.unavailable()
         if self.is_paused:
             raise ApiError(503, "paused", "the server is paused: try again later", retry_after_s=5)
         count = generation.num_sequences

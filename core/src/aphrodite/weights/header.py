@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 
 from aphrodite.errors import CheckpointError
 
-_MAX_BYTES = 32 << 20  # some 200,000 tensors; the library's own limit is three times that
+_MAX_BYTES = 32 << 20  # the library's own limit is three times that
+_MAX_TENSORS = 1 << 16  # of one file
 _MOST_AXES = 16
 _SIZES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
@@ -37,6 +38,8 @@ def read_header(path: Path) -> list[tuple[str, dict[str, Any], int]]:
             if size > min(_MAX_BYTES, num_bytes):
                 raise _unsound(path, f"its header has {size} bytes, of at most {min(_MAX_BYTES, num_bytes)}")
             text = file.read(size)
+        if (count := text.count(b'"data_offsets"')) > _MAX_TENSORS:
+            raise _unsound(path, f"it holds {count} tensors, of at most {_MAX_TENSORS}")
         try:
             with safe_open(path, framework="numpy"):
                 pass

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,16 +42,17 @@ class SafetensorsSource:
         self._places: dict[str, _Place] = {}
         self._file: tuple[Path, BinaryIO] | None = None
         for path in _files(folder):
+            where = str(path)
             for name, entry, base in read_header(path):
                 if skip_unreadable and entry["dtype"] not in _DTYPES:
                     self.unreadable[name] = entry["dtype"]
                     continue
                 if name in self._infos:
                     raise CheckpointError(f"{path}: tensor {name!r} is also in {self._infos[name].where}", subject=name)
-                self._infos[name] = _info(name, entry, path)
+                self._infos[name] = _info(name, entry, where)
                 self._places[name] = _Place(path, base + entry["data_offsets"][0])
-        order = sorted(self._infos, key=lambda name: (str(self._places[name].path), self._places[name].offset))
-        self._infos = {name: self._infos[name] for name in order}
+        order = sorted(self._infos.values(), key=lambda info: (info.where, self._places[info.name].offset))
+        self._infos = {info.name: info for info in order}
 
     def infos(self) -> Mapping[str, TensorInfo]:
         return self._infos
@@ -116,10 +116,10 @@ def _indexed(index: Path) -> list[str]:
     return sorted(names)
 
 
-def _info(name: str, entry: Mapping[str, Any], path: Path) -> TensorInfo:
+def _info(name: str, entry: Mapping[str, Any], where: str) -> TensorInfo:
     if entry["dtype"] not in _DTYPES:
         raise CheckpointError(
-            f"{path}: tensor {name!r} is {entry['dtype']}; weights must be one of {', '.join(_DTYPES)}",
+            f"{where}: tensor {name!r} is {entry['dtype']}; weights must be one of {', '.join(_DTYPES)}",
             subject=name,
         )
-    return TensorInfo(name, tuple(entry["shape"]), _DTYPES[entry["dtype"]], os.fspath(path))
+    return TensorInfo(name, tuple(entry["shape"]), _DTYPES[entry["dtype"]], where)

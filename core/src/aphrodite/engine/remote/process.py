@@ -53,7 +53,7 @@ from aphrodite.types.request import Request
 from aphrodite.types.request import Sequence as EngineSequence
 from aphrodite.types.stats import EngineStats
 
-_BUSY_S, _IDLE_S = 1.0, 5.0  # from pulse to pulse
+PULSE_S = (1.0, 5.0)  # from pulse to pulse, while there is work and while there is none
 _SEND_BUFFER = 4 << 20
 _LOG = logging.getLogger("aphrodite")
 
@@ -163,7 +163,7 @@ class _Teller:
         return Update(name, tokens, reason, seq.stop_reason, logprobs, prompt_logprobs, facts, error)
 
 
-def serve(channel: Channel, build: Build) -> None:
+def serve(channel: Channel, build: Build, pulse_s: tuple[float, float] = PULSE_S) -> None:
     """Build the engine that the first message asks for, and run it until the other end is gone. Does not return."""
     first = channel.receive()
     if not isinstance(first, Start) or first.version != VERSION:
@@ -186,7 +186,7 @@ def serve(channel: Channel, build: Build) -> None:
     gc.enable()
     teller = _Teller(channel)
     channel.send(Ready(built.card, built.max_num_seqs, built.reasons, built.notes))
-    threading.Thread(target=_pulses, args=(loop, channel), daemon=True).start()
+    threading.Thread(target=_pulses, args=(loop, channel, *pulse_s), daemon=True).start()
     inbox.hand_to(lambda message: _handle(message, loop, teller, channel))
 
 
@@ -248,15 +248,16 @@ def _unwired(found: list[messages.WireRequest]) -> list[Request]:
     return [messages.unwired(one) for one in found]
 
 
-def _pulses(loop: EngineLoop, channel: Channel) -> None:
-    """Say that the engine's thread is alive, by asking it."""
+def _pulses(loop: EngineLoop, channel: Channel, busy_s: float, idle_s: float) -> None:
+    """Say that the engine's thread is alive, by asking it. It answers between two steps: whatever is silent for longer
+    than a step takes has stopped, be it the process, its device or a kernel."""
     last: EngineStats | None = None
     while True:
         stats = loop.call(Engine.stats)
         channel.send(Pulse(stats))
         is_busy = bool(stats.num_running or stats.num_waiting) or stats != last
         last = stats
-        time.sleep(_BUSY_S if is_busy else _IDLE_S)
+        time.sleep(busy_s if is_busy else idle_s)
 
 
 def _end(channel: Channel, error: BaseException) -> None:
@@ -284,7 +285,7 @@ def assembled(config: EngineConfig, progress: Progress) -> Built:
     )
 
 
-def main(build: Build = assembled) -> None:
+def main(build: Build = assembled, pulse_s: tuple[float, float] = PULSE_S) -> None:
     """Run on the socket whose number is the last argument."""
     gc.disable()  # while modules and weights are loaded nothing becomes garbage, and looking for it takes 0.2 s
     # A terminal's Ctrl-C, and a service manager's SIGTERM, reach the whole group: the server decides when we end.
@@ -295,7 +296,7 @@ def main(build: Build = assembled) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     channel = Channel(sock)
     try:
-        serve(channel, build)
+        serve(channel, build, pulse_s)
     except BaseException as error:
         _LOG.exception("the engine's process has failed")
         _end(channel, error)
