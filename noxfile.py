@@ -53,8 +53,10 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Run the tests; what follows -- is passed to pytest."""
-    session.run(torch_environment(session), "-m", "pytest", *session.posargs)
+    """Run the tests, a process a core; what follows -- is passed to pytest (-n 0: all in one process)."""
+    workers = ("--numprocesses=auto", "--maxprocesses=8", "--dist=worksteal")
+    one_thread = {"OMP_NUM_THREADS": "1"}  # pools of threads that share cores wait for one another
+    session.run(torch_environment(session), "-m", "pytest", *workers, *session.posargs, env=one_thread)
 
 
 @nox.session(venv_backend="none")

@@ -83,7 +83,8 @@ class Server:
     async def in_use(self) -> list[str]:
         """Requests and blocks that somebody holds, in words."""
         found = await self.gauges()
-        names = ("num_requests_in_flight", "num_requests_running", "num_requests_waiting", "kv_blocks_leaked")
+        kinds = ("in_flight", "running", "waiting", "held")
+        names = (*(f"num_requests_{kind}" for kind in kinds), "kv_blocks_leaked")
         held = [f"{name} is {found[name]:g}" for name in names if found[name]]
         if found["kv_blocks_free"] != found["kv_blocks_total"]:
             held.append(f"{found['kv_blocks_free']:g} of {found['kv_blocks_total']:g} blocks are free")

@@ -94,6 +94,36 @@ def test_echo_brings_the_log_probabilities_of_the_prompt(client: openai.OpenAI, 
     assert logprobs.text_offset == sorted(logprobs.text_offset)
 
 
+def test_long_echoes_take_memory_in_bounds_and_give_it_back(server: Running) -> None:
+    asked = {"prompt": [[5] * 500] * 12, "max_tokens": 1, "temperature": 0, "logprobs": 20, "echo": True}
+    answers: list[httpx.Response] = []
+
+    def read() -> None:
+        answers.append(httpx.post(f"{server.url}/v1/completions", json=asked, timeout=60))
+
+    rests: list[int] = []
+    for _ in range(3):
+        thread = threading.Thread(target=read)
+        thread.start()
+        slowest = 0.0
+        while thread.is_alive():
+            began = time.monotonic()
+            assert httpx.get(f"{server.url}/health").status_code == 200
+            slowest = max(slowest, time.monotonic() - began)
+        assert slowest < 1, "others are held up"
+        rests.append(sum(resident_bytes(pid) for pid in (server.popen.pid, server.engine_pid)))
+    positions = [answer.json()["choices"][11]["logprobs"]["top_logprobs"] for answer in answers]
+    assert all(len(found) == 501 and len(found[500]) > 10 for found in positions)
+    assert rests[-1] - rests[0] < 32 << 20, "it is not given back"
+    asked["prompt"] = [[5] * 500] * 25  # of 21 log-probabilities each: more than 2**18
+    read()
+    assert answers[-1].status_code == 400 and answers[-1].json()["error"]["param"] == "prompt_logprobs"
+
+
+def resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def test_errors_are_those_that_the_official_client_knows(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as raised:
         client.completions.create(model="tiny", prompt="a", temperature=-1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
 import time
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +57,11 @@ def send(server: Serving, body: bytes, path: str = "/v1/completions", **headers:
     [
         (b'{"prompt": "a", "x": ' + b"[" * 20000 + b"]" * 20000 + b"}", "json_too_deep"),
         (b'{"prompt": "a", "x": ' + b'{"a":' * 9000 + b"1" + b"}" * 9000 + b"}", "json_too_deep"),
-        (b'{"prompt": "a", "temperature": NaN}', "invalid_json"),
-        (b'{"prompt": "a", "temperature": Infinity}', "invalid_json"),
-        (b'{"prompt": "a", "temperature": 1e999}', "invalid_json"),
-        (b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}", None),
+        (b'{"prompt": "a", "temperature": NaN, ]', "invalid_value"),
+        (b'{"prompt": "a", "temperature": N', "invalid_json"),
+        (b'{"prompt": "NaN", "temperature": "Infinity",}', "invalid_json"),
+        (b"NaN", "invalid_value"),
+        (b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}", "invalid_value"),
         (b'{"prompt": "a",}', "invalid_json"),
         (b'\xef\xbb\xbf{"prompt": "a"}', "invalid_json"),
         (b"null", "invalid_json"),
@@ -75,6 +78,38 @@ def test_a_body_that_is_no_good_json_is_refused(server: Serving, body: bytes, co
     check_error(send(server, body), 400, code)
     assert time.monotonic() - began < 1
     assert not server.engine.live
+
+
+@pytest.mark.parametrize("value", ["NaN", "-NaN", "nan", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 100_000])
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ('{"prompt": "a", "temperature": %s}', "temperature"),
+        ('{"prompt": "a {\\"top_p\\": [", "x": [1, {"y": 2}], "top_p":%s,"z":1}', "top_p"),
+        ('{"logit_bias": {"5": 1, "7": %s}, "prompt": "a"}', "logit_bias.7"),
+        ('{"prompt": [[1, 2], [3, %s]]}', "prompt[1][1]"),
+        ('{"messages": [{"role": "user", "content": "x"}, {"\\n\\u001b": %s}]}', "messages[1].'\\n\\x1b'"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_its_field(server: Serving, body: str, param: str, value: str) -> None:
+    if len(body) + len(value) > LIMITS.body_bytes:
+        value = value[:50_000]
+    message = check_error(send(server, (body % value).encode()), 400, "invalid_value", param)
+    assert "finite number" in message and value[:20] in message and len(message) < 200
+
+
+def test_a_field_is_looked_for_in_no_time(folder: Path) -> None:
+    with serving(folder, limits=Limits(body_bytes=8 << 20)) as server:
+        for filler in (b"1,", b'"a",', b'"\\\\",', b"[],", b"   ", b"9"):
+            for count in (9_000 // len(filler), 2 << 20):
+                body = b'{"x": [' + filler * (count // len(filler)) + b'1], "temperature": NaN}'
+                began = time.monotonic()
+                answer = send(server, body)
+                took = time.monotonic() - began
+                is_near = count < 10_000 or filler == b"   "
+                param = "x[0]" if filler == b"9" else "temperature" if is_near else None
+                check_error(answer, 400, "invalid_value" if param else "invalid_json", param)
+                assert took < 1, (filler, count)
 
 
 def test_of_a_key_that_is_there_twice_the_last_counts(server: Serving) -> None:
@@ -232,6 +267,80 @@ def test_a_full_queue_is_told_before_any_work(folder: Path) -> None:
         while engine.live and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not engine.live, "the client has left: its sequences are aborted"
+        assert server.service.admission.num_taken == 0
+
+
+def test_who_finds_no_room_is_refused_before_the_body_is_here(folder: Path) -> None:
+    from tests.server.engine import ScriptedEngine
+
+    engine = ScriptedEngine(lambda request: [*request.prompt_token_ids[-1:], 30.0, "stop"])
+    asked = {"prompt": "a", "stream": True}
+    with (
+        serving(folder, engine, max_sequences=1) as server,
+        httpx.stream("POST", f"{server.url}/v1/completions", json=asked) as held,
+    ):
+        parts = held.iter_bytes()  # to be kept: the stream is closed with it
+        next(parts)
+        routes = [route for route, _ in server.app.routes if route.generates]
+        assert len(routes) >= 8
+        for route in routes:
+            with socket.create_connection(("127.0.0.1", server.port), timeout=5) as sock:
+                head = f"POST {route.path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+                sock.sendall(f"{head}content-length: 1000\r\n\r\n".encode())
+                answer = answered(sock)
+                assert answer.status in (429, 529) and answer.headers["retry-after"]
+                sock.sendall(b"x" * 1000)  # it is read and forgotten: the connection lives on
+                sock.sendall(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
+                assert answered(sock).status == 200
+        refused = f'aphrodite:requests_refused_total{{model_name="tiny"}} {len(routes)}.0'
+        assert refused.encode() in server.service.metrics.text()
+        assert httpx.post(f"{server.url}/tokenize", json={"prompt": "a"}).status_code == 200, "takes no sequence"
+
+
+def answered(sock: socket.socket) -> HTTPResponse:
+    """An answer, all of it."""
+    found = HTTPResponse(sock)
+    found.begin()
+    found.read()
+    return found
+
+
+def test_of_many_at_once_those_over_the_cap_cost_nothing_and_the_others_end(folder: Path) -> None:
+    from tests.server.engine import ScriptedEngine
+
+    prepared: list[object] = []
+    body = json.dumps({"prompt": "a b", "max_tokens": 20}).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n"
+    request = head + b"content-length: %d\r\n\r\n%s" % (len(body), body)
+
+    def script(request: Any) -> Iterator[int | float | str]:
+        for _ in range(20):
+            yield request.prompt_token_ids[-1]
+            yield 0.01
+        yield "length"
+
+    async def one(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request)
+        found = await reader.read()
+        writer.close()
+        return found
+
+    async def crowd(port: int) -> list[bytes]:
+        return list(await asyncio.gather(*(one(port) for _ in range(300))))
+
+    with serving(folder, ScriptedEngine(script), max_sequences=8) as server:
+        prepare = server.service.prepare
+        server.service.prepare = lambda *given: prepared.append(given) or prepare(*given)  # type: ignore[method-assign]
+        answers = asyncio.run(crowd(server.port))
+        refused = [answer for answer in answers if answer.startswith(b"HTTP/1.1 429 ")]
+        ended = [answer for answer in answers if answer.startswith(b"HTTP/1.1 200 ")]
+        assert len(refused) + len(ended) == 300 and len(ended) >= 8
+        assert all(b"\r\nretry-after: " in answer for answer in refused)
+        assert all(b'"finish_reason":"length"' in answer for answer in ended)
+        assert len(prepared) == len(server.engine.added) == len(ended), "who is refused is never tokenised"
+        text = server.service.metrics.text().decode()
+        assert f'aphrodite:requests_refused_total{{model_name="tiny"}} {len(refused)}.0' in text
         assert server.service.admission.num_taken == 0
 
 

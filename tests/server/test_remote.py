@@ -112,10 +112,15 @@ def model(checkpoints: Checkpoints) -> Path:
 
 
 def supervised(
-    model: Path, check: Callable[[Supervisor], Awaitable[None]], *, before: str = "pass", after: str = "pass"
+    model: Path,
+    check: Callable[[Supervisor], Awaitable[None]],
+    *,
+    before: str = "pass",
+    after: str = "pass",
+    **settings: Any,
 ) -> Supervisor:
     """Keep an engine that is built so, and check it while it is kept."""
-    config = config_from({"model": str(model), "device": "cpu", "num_blocks": 100})
+    config = config_from({"model": str(model), "device": "cpu", "num_blocks": 100, **settings})
     command = (sys.executable, "-c", BUILD.format(before=before, after=after))
 
     async def run() -> Supervisor:
@@ -211,7 +216,7 @@ def test_a_step_that_fails_costs_its_requests_and_not_the_engine(model: Path) ->
         "real, count = built.engine._runner.submit, [0]\n"
         "    def submit(plan):\n"
         "        count[0] += 1\n"
-        "        if count[0] <= 2: raise MemoryError('no more')\n"
+        "        if count[0] <= 2: raise OSError('no more')\n"
         "        return real(plan)\n"
         "    built.engine._runner.submit = submit"
     )
@@ -219,12 +224,53 @@ def test_a_step_that_fails_costs_its_requests_and_not_the_engine(model: Path) ->
     async def check(supervisor: Supervisor) -> None:
         await until(lambda: supervisor.health is Health.READY)
         (told,) = await news_of(supervisor, max_tokens=3)
-        assert isinstance(told, Failure) and "MemoryError" in str(told.error)
+        assert isinstance(told, Failure) and "OSError" in str(told.error)
         again = (await news_of(supervisor, max_tokens=3))[-1]
         assert not isinstance(again, Failure) and again[0].num_output == 3
         assert supervisor.num_restarts == 0
 
     supervised(model, check, after=fails)
+
+
+def test_memory_that_runs_out_is_told_to_one_request_as_its_own_end(model: Path) -> None:
+    fails = (
+        "real, count = built.engine._runner.submit, [0]\n"
+        "    def submit(plan):\n"
+        "        count[0] += 1\n"
+        "        if count[0] in (3, 4): raise MemoryError('no more')\n"
+        "        return real(plan)\n"
+        "    built.engine._runner.submit = submit"
+    )
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.READY)
+        last = (await news_of(supervisor, max_tokens=30, ignore_eos=True))[-1]
+        assert not isinstance(last, Failure)
+        (seq,) = last
+        assert seq.finish_reason == "error" and seq.num_output == 2
+        assert type(seq.error) is CapacityError and "memory ran out" in str(seq.error)
+        again = (await news_of(supervisor, max_tokens=3, ignore_eos=True))[-1]
+        assert not isinstance(again, Failure) and again[0].num_output == 3 and again[0].error is None
+        assert supervisor.num_restarts == 0
+
+    supervised(model, check, after=fails)
+
+
+def test_memory_that_the_system_refuses_at_start_ends_it_with_advice(model: Path) -> None:
+    limited = (
+        "import resource, torch\n"
+        "    used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)"
+    )
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.FAILED)
+
+    found = supervised(model, check, before=limited, num_blocks=None, kv_cache_memory_bytes=512 << 20)
+    said = str(found.last_failure)
+    assert found.exit_code == 3 and "\n" not in said
+    for word in ("KV cache 512 MiB", "were free", "kv_cache_memory_bytes", "max_model_len", "max_num_seqs"):
+        assert word in said
 
 
 def test_after_close_requests_are_refused(model: Path) -> None:

@@ -12,7 +12,7 @@ from aphrodite.config.engine import DUMMY, EngineConfig
 from aphrodite.discovery.discover import Discovery
 from aphrodite.discovery.registry import PlatformEntry
 from aphrodite.engine.engine import Engine
-from aphrodite.errors import AphroditeError, ModelError, PluginError
+from aphrodite.errors import AphroditeError, CapacityError, ModelError, PluginError
 from aphrodite.footprint import footprint, plain_weights
 from aphrodite.kv.manager import KVCacheManager
 from aphrodite.models.config import HFConfig
@@ -26,10 +26,10 @@ from aphrodite.models.generation import GenerationConfig
 from aphrodite.models.spec import DecoderSpec
 from aphrodite.ops.kernel import INVARIANT, Flag
 from aphrodite.ops.table import COMPOSITES
+from aphrodite.platform.exhaustion import is_out_of_memory
 from aphrodite.platform.layout import KVLayout, Rows
 from aphrodite.platform.spi import Limits, Platform, Stream
 from aphrodite.program.explain import count_torch_forms
-from aphrodite.program.parameters import Parameter
 from aphrodite.program.planner import Plan, Planner, Rules
 from aphrodite.program.replay import BoundProgram
 from aphrodite.program.trace import Program
@@ -40,7 +40,7 @@ from aphrodite.runner.rows import RowTable
 from aphrodite.runner.runner import PLAN_INPUTS, ModelRunner
 from aphrodite.sampling.program import Variant, record
 from aphrodite.sched.scheduler import Budget, Scheduler
-from aphrodite.sizes import Allowance, Sizes, Taken, choose_sizes
+from aphrodite.sizes import Allowance, Sizes, Taken, choose_sizes, readable
 from aphrodite.types.progress import NoProgress, Progress
 from aphrodite.weights.load import load_weights
 from aphrodite.weights.safetensors import SafetensorsSource
@@ -55,6 +55,9 @@ class Blueprint:
     """Everything decided before memory is taken: what `explain` shows and `assemble` builds.
 
     attention  of a network of modules, the Program that they call back into
+    taken      what the engine takes beside its KV cache
+    source     the checkpoint's files, whose headers are sound and fit the network; None for dummy weights, and where
+               weights were not asked for
     """
 
     config: EngineConfig
@@ -73,6 +76,8 @@ class Blueprint:
     planner: Planner
     forward: Plan
     attention: Plan | None
+    taken: Taken
+    source: SafetensorsSource | None
     reasons: Mapping[str, str]
     notes: tuple[str, ...]
 
@@ -102,6 +107,7 @@ def draw_up(config: EngineConfig, *, weights: bool = False, show_bars: bool = Fa
     folder, hf, spec = read_model(config, reasons, weights=weights, show_bars=show_bars)
     generation = GenerationConfig.read(config.model.generation_config, folder, hf)
     reasons.say("sampling", generation.reason)
+    source = _open_weights(folder, spec) if weights and config.model.load_format != DUMMY else None
     platform = make_platform(entry)
     try:
         limits = entry.limits or platform.limits
@@ -166,6 +172,8 @@ def draw_up(config: EngineConfig, *, weights: bool = False, show_bars: bool = Fa
         planner,
         forward,
         attention,
+        taken,
+        source,
         reasons.by_name,
         tuple(notes),
     )
@@ -264,10 +272,17 @@ def assemble(config: EngineConfig, progress: Progress | None = None) -> Assemble
     """
     progress = progress or NoProgress()
     blueprint = draw_up(config, weights=True, show_bars=not isinstance(progress, NoProgress))
+    device = blueprint.platform.device
     try:
+        free_bytes = device.memory().free_bytes
         return Assembled(_Assembly(blueprint, progress).engine(), blueprint)
+    except Exception as error:
+        device.close()
+        if is_out_of_memory(error):
+            raise _does_not_fit(blueprint, free_bytes, error) from error
+        raise
     except BaseException:
-        blueprint.platform.device.close()
+        device.close()
         raise
 
 
@@ -398,7 +413,7 @@ class _Assembly:
             return self._load_weights(decoder, progress), None
         model = load_modules(
             decoder.spec,
-            self._dummy(decoder) or SafetensorsSource(self._plan.folder, skip_unreadable=True),
+            self._source(decoder),
             dtype=self._plan.dtype,
             device=self._platform.device.torch_device,
             max_len=self._plan.sizes.max_model_len,
@@ -411,7 +426,9 @@ class _Assembly:
     def _load_weights(self, decoder: Decoder, progress: Progress) -> dict[str, Any]:
         plan, spec = self._plan, decoder.spec
         layouts = {name: plan.found.registry.weight_layouts[layout] for name, layout in plan.forward.layouts.items()}
-        source, parameters = self._source(decoder)
+        source, parameters = self._source(decoder), list(decoder.parameters.values())
+        if source is plan.source:
+            parameters = [parameter.as_in(source.infos()) for parameter in parameters]
         try:
             if spec.tied:
                 check_copy(source, f"{spec.names.head}.weight", f"{spec.names.embedding}.weight")
@@ -426,21 +443,32 @@ class _Assembly:
         finally:
             source.close()
 
-    def _source(self, decoder: Decoder) -> tuple[TensorSource, list[Parameter]]:
-        """Where the weights are, and the parameters in the form that they have there."""
-        spec, parameters = decoder.spec, list(decoder.parameters.values())
-        if (dummy := self._dummy(decoder)) is not None:
-            return dummy, parameters
-        folder = self._plan.folder
-        source = SafetensorsSource(folder)
-        parameters = [parameter.as_in(source.infos()) for parameter in parameters]
-        tied = (f"{spec.names.head}.weight",) if spec.tied else ()  # a copy of the embedding, if it is there
-        check_names(parameters, source.infos(), (*spec.ignored_tensors, *tied), str(folder))
-        return source, parameters
+    def _source(self, decoder: Decoder | ModuleNetwork) -> TensorSource:
+        """Where the weights are: the checkpoint's files, or random ones if the config asks for them."""
+        if self._plan.source is not None:
+            return self._plan.source
+        return DummySource(decoder.parameters.values(), self._plan.dtype, self._plan.config.model.seed)
 
-    def _dummy(self, decoder: Decoder | ModuleNetwork) -> DummySource | None:
-        """Random weights, if the config asks for them."""
-        model = self._plan.config.model
-        if model.load_format != DUMMY:
-            return None
-        return DummySource(decoder.parameters.values(), self._plan.dtype, model.seed)
+
+def _open_weights(folder: Path, spec: DecoderSpec | ModuleSpec) -> SafetensorsSource:
+    """The checkpoint's files. CheckpointError or ModelError, before any device is touched, if a header is not sound, or
+    if tensors are missing, of other shapes or not part of the network. What modules want, Transformers will say."""
+    if not isinstance(spec, DecoderSpec):
+        return SafetensorsSource(folder, skip_unreadable=True)
+    source = SafetensorsSource(folder)
+    decoder = Decoder(spec, "f32", 1)  # names and shapes depend on neither
+    parameters = [parameter.as_in(source.infos()) for parameter in decoder.parameters.values()]
+    tied = (f"{spec.names.head}.weight",) if spec.tied else ()  # a copy of the embedding, if it is there
+    check_names(parameters, source.infos(), (*spec.ignored_tensors, *tied), str(folder))
+    return source
+
+
+def _does_not_fit(blueprint: Blueprint, free_bytes: int, error: Exception) -> CapacityError:
+    """What to say when the device refuses memory that it seemed to have."""
+    sizes, said = blueprint.sizes, f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return CapacityError(
+        f"memory ran out while the engine was built on {blueprint.entry.info.device}: it needs {blueprint.taken} and a "
+        f"KV cache of {readable(sizes.kv.num_bytes)}, and {readable(free_bytes)} were free; lower memory_utilization, "
+        f"num_blocks or kv_cache_memory_bytes, max_model_len, max_num_seqs or max_num_batched_tokens ({said})",
+        subject="memory",
+    )

@@ -165,7 +165,11 @@ class Arena(Protocol):
 
 
 class Memory(Protocol):
-    """Allocation and transfer. Only start-up allocates; a step never does."""
+    """Allocation and transfer. Only start-up allocates; a step never does, but for what kernels take for themselves.
+
+    Whoever finds no memory, a kernel too, raises CapacityError, MemoryError, torch.OutOfMemoryError or an OSError of
+    ENOMEM: at start the command then ends with advice, and a step is run again, smaller.
+    """
 
     def empty(self, shape: Sequence[int], dtype: str) -> DeviceTensor:
         """Memory with undefined contents, base aligned to 256 bytes."""
@@ -188,6 +192,11 @@ class Memory(Protocol):
     ) -> KVView:
         """Zeroed storage of one layer, block 0 included in num_blocks. Keys have head_dim, values value_dim entries a
         head; where these differ the two lie apart, each in the layout without its kv axis."""
+        ...
+
+    def trim(self) -> None:
+        """Give back to the device what is kept for allocations to come; a no-op where nothing is. Called when a step
+        has failed: memory may have run out."""
         ...
 
     def host(self, shape: Sequence[int], dtype: str) -> torch.Tensor:

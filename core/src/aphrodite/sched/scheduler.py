@@ -25,10 +25,11 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from aphrodite.errors import CapacityError
+from aphrodite.errors import AphroditeError, CapacityError
 from aphrodite.kv.manager import Change, KVCacheManager
 from aphrodite.sched.plan import Budget, Chunk, StepPlan
 from aphrodite.sched.policy import Queue
+from aphrodite.sched.relief import Relief
 from aphrodite.sched.rows import Bool, Rows
 from aphrodite.sched.settle import finish_reason, keep_logprobs
 from aphrodite.types.request import Request, Sequence, Status
@@ -52,12 +53,13 @@ class Scheduler:
         assert budget.num_logits >= 1 and budget.num_tokens >= 1 and budget.num_seqs >= 1
         assert all(a < b for a, b in pairwise((0, *regimes)))
         self.kv = kv
-        self.budget = budget
+        self._relief = Relief(budget)
         self._regimes = regimes
         self._waiting = Queue(policy)
         self._running = Queue(policy)
         self._rows = Rows(budget.num_seqs)
         self._partial: set[int] = set()  # rows of running sequences that do not decode yet
+        self._held: set[str] = set()  # ids of sequences that are in neither queue
         self._by_id: dict[str, Sequence] = {}
         self._num_arrived = 0
         self._num_preemptions = 0
@@ -69,7 +71,13 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._by_id)
+        """Whether there is somebody to schedule; who is held is not."""
+        return len(self._by_id) > len(self._held)
+
+    @property
+    def budget(self) -> Budget:
+        """What the next step may hold."""
+        return self._relief.budget
 
     def add(self, request: Request) -> Sequence:
         """Queue a request. CapacityError if it could not run even alone."""
@@ -94,6 +102,24 @@ class Scheduler:
         if seq is not None:
             self._finish(seq, reason)
 
+    def hold(self, request_id: str) -> None:
+        """Spend nothing on a request until it is released: nobody reads what it gets. It gives up its row and blocks,
+        so it stands in nobody's way; its blocks stay cached until others need them. Unknown ids are ignored."""
+        seq = self._by_id.get(request_id)
+        if seq is not None and seq.status is not Status.HELD:
+            if seq.status is Status.RUNNING:
+                self._clear(seq)
+            else:
+                self._waiting.remove(seq)
+            seq.status = Status.HELD
+            self._held.add(request_id)
+
+    def release(self, request_id: str) -> None:
+        """Let a request that is held go on, from its old place in the queue. Others are ignored."""
+        if request_id in self._held:
+            self._held.remove(request_id)
+            self._queue(self._by_id[request_id])
+
     # ---- plan ---------------------------------------------------------------------------------------------------
 
     def schedule(self) -> SchedulerOutput | None:
@@ -101,7 +127,7 @@ class Scheduler:
         run out, the last running sequence is preempted and computes its tokens again later."""
         self._fresh, self.started, self.must_settle = [], [], False
         self._make_way()
-        plan = StepPlan(self.budget, self._rows)
+        plan = StepPlan(self._relief.budget, self._rows)
         num_running = len(self._running)
         decodes = self._choose_decodes(plan)
         self._continue(plan, decodes)
@@ -243,9 +269,19 @@ class Scheduler:
         self._start_over(seq)
 
     def _start_over(self, seq: Sequence) -> None:
-        """Back to its place in the queue; it computes its tokens from the first on, in the regime of their number."""
-        self._leave(seq)
+        """Back to its place in the queue."""
+        self._clear(seq)
+        self._queue(seq)
+
+    def _queue(self, seq: Sequence) -> None:
+        """Let a sequence wait that has no row and no blocks."""
         seq.status = Status.WAITING
+        self._waiting.add(seq)
+
+    def _clear(self, seq: Sequence) -> None:
+        """Take a sequence off the device, such that it can compute its tokens from the first on, in the regime of their
+        number."""
+        self._leave(seq)
         seq.num_computed = 0
         regime = self._regime_of(seq)
         if regime != seq.regime:
@@ -253,7 +289,6 @@ class Scheduler:
             seq.digests.clear()
         if seq.wants_prompt_logprobs:
             seq.prompt_logprobs.clear()  # cut short: the prompt's start over with it
-        self._waiting.add(seq)
 
     def _regime_of(self, seq: Sequence) -> int:
         """The regime of as many tokens as it has."""
@@ -277,6 +312,8 @@ class Scheduler:
         """Settle the oldest step in flight: append drawn tokens, publish blocks that they have filled, finish what has
         ended. Returns the sequences that have got something; results of an old epoch are dropped."""
         self._in_flight.popleft()
+        if self._relief.is_on:
+            self._relief.succeed()
         rows, members = self._rows, self._rows.members
         if plan.num_new is members.ones and members.num_logprobs < 0 and result.tokens.min() >= 0:
             return self._append_all(members.rows, result.tokens, members.seqs)  # all decode, nobody has left since
@@ -349,6 +386,27 @@ class Scheduler:
         for seq in list(self._running):
             self._preempt(seq)
 
+    def shed(self, plan: SchedulerOutput, error: AphroditeError) -> Sequence | None:
+        """Memory has run out in a step: as `fail`, and steps are smaller for a while. If that was tried already, the
+        longest sequence of the step ends with this error, and is returned: the others can go on without it."""
+        longest, length = self._longest(plan)
+        is_vain = self._relief.shrink(int(plan.num_new.sum()), longest, length)
+        self.fail()
+        if longest is None or not is_vain:
+            return None
+        longest.error = error
+        self._finish(longest, "error")
+        return longest
+
+    def _longest(self, plan: SchedulerOutput) -> tuple[Sequence | None, int]:
+        """The sequence of a step with the most tokens computed by its end, and their number; of equals the one that
+        came last. None if nobody of the step is left."""
+        rows = self._rows
+        alive = plan.rows[rows.epochs[plan.rows] == plan.epochs].tolist()
+        lengths = {row: int(rows.computed[row]) for row in alive}
+        row = max(alive, key=lambda row: (lengths[row], rows.at(row).arrival), default=None)
+        return (None, 0) if row is None else (rows.at(row), lengths[row])
+
     def reset_prefix_cache(self) -> None:
         """Forget all cached blocks; running sequences keep theirs."""
         self.kv.reset()
@@ -358,6 +416,8 @@ class Scheduler:
             self._leave(seq)
         elif seq.status is Status.WAITING:
             self._waiting.remove(seq)
+        else:
+            self._held.remove(seq.request.request_id)
         seq.status = Status.FINISHED
         seq.finish_reason = reason
         del self._by_id[seq.request.request_id]
@@ -368,6 +428,7 @@ class Scheduler:
         return EngineStats(
             num_running=len(self._running),
             num_waiting=len(self._waiting),
+            num_held=len(self._held),
             kv_blocks_total=usage.num_blocks,
             kv_blocks_free=usage.num_free,
             kv_blocks_evictable=usage.num_evictable,
@@ -386,7 +447,9 @@ class Scheduler:
         running = list(self._running)
         self.kv.check(self.live())
         self._rows.check(running, self.kv.block_size, len(self._in_flight))
-        assert len(self._by_id) == len(self._waiting) + len(running)
+        held = [seq for seq in self.live() if seq.status is Status.HELD]
+        assert self._held == {seq.request.request_id for seq in held}
+        assert len(self._by_id) == len(self._waiting) + len(running) + len(held)
         for queue, status in ((self._waiting, Status.WAITING), (self._running, Status.RUNNING)):
             keys = [queue.key(seq) for seq in queue]
             assert keys == sorted(keys, reverse=True) and all(seq.status is status for seq in queue)
@@ -395,4 +458,4 @@ class Scheduler:
             seq.row for seq in running if rows.decoding[seq.row]
         }
         assert all(rows.at(row).num_computed == rows.computed[row] for row in self._partial)
-        assert all(not any(seq.blocks) and seq.num_computed == 0 for seq in self._waiting)
+        assert all(not any(seq.blocks) and seq.num_computed == 0 for seq in (*self._waiting, *held))

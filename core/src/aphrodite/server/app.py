@@ -17,7 +17,7 @@ from typing import Any
 
 from aphrodite.server.body import Limits, read_body
 from aphrodite.server.dialect import IGNORED_HEADER, Access, Call, Dialect, Json, Reply, Route, Stream, written
-from aphrodite.server.errors import ApiError
+from aphrodite.server.errors import ApiError, too_slow
 from aphrodite.server.keys import Keys, presented
 from aphrodite.server.logs import AccessLog
 from aphrodite.server.router import Router
@@ -111,6 +111,7 @@ class _Exchange:
         self._watcher: asyncio.Future[None] | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._is_cut = False
+        self._is_too_slow = False
         self._cors = self._cors_headers()
 
     async def run(self) -> None:
@@ -148,16 +149,18 @@ class _Exchange:
         self._task.cancel()
 
     def _check_stall(self) -> None:
-        """End a stream that is not read. Its socket cannot take an error any more: it is cut."""
+        """End a stream that is not read, with an error for whoever reads it after all."""
         settings = self._app.settings
         since = self._sending_since
         if since is not None and time.monotonic() - since > settings.stall_s:
             self._app.service.metrics.too_slow.inc()
             self._status = 408
-            abort = self._scope.get("extensions", {}).get("aphrodite.abort")
-            if abort is not None:
-                abort()
-            self._cut()
+            self._is_too_slow = True
+            part = self._scope.get("extensions", {}).get("aphrodite.part")
+            if part is not None:
+                part()
+            else:
+                self._cut()
             return
         self._stall_timer = asyncio.get_running_loop().call_later(settings.stall_s / 4, self._check_stall)
 
@@ -194,6 +197,8 @@ class _Exchange:
         if route is None:
             allowed = ", ".join(sorted(by_method))
             raise ApiError(405, "method_not_allowed", f"{_shown(path)} takes {allowed}", headers={"allow": allowed})
+        if route.generates:
+            self._app.service.check_room()
         body = None
         if route.body is not None:
             body = await read_body(self._scope, self._receive, settings.limits, lenient=route.lenient)
@@ -275,10 +280,10 @@ class _Exchange:
                 },
             )
             self._check_stall()
-            await self._send_body(first, more=True)
             try:
+                await self._send_frame(first)
                 async for frame in frames:
-                    await self._send_body(frame, more=True)
+                    await self._send_frame(frame)
             except Exception as error:
                 found = self._app.service.translate(error)
                 self._app.log.broken(self._id, found)
@@ -299,6 +304,12 @@ class _Exchange:
                 "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in shown.items()],
             }
         )
+
+    async def _send_frame(self, data: bytes) -> None:
+        """Send a frame once there is room for it. ApiError if that took too long."""
+        await self._send_body(data, more=True)
+        if self._is_too_slow:
+            raise too_slow()
 
     async def _send_body(self, data: bytes, *, more: bool) -> None:
         self._sending_since = time.monotonic()

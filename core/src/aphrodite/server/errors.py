@@ -114,6 +114,10 @@ def from_exception(error: BaseException, secrets: Mapping[str, str] = MappingPro
         return invalid(param, _without_text(scrubbed(str(error), secrets), param))
     if isinstance(error, CapacityError):
         return ApiError(503, "out_of_memory", scrubbed(str(error), secrets), retry_after_s=5)
+    if isinstance(error, MemoryError):
+        return ApiError(
+            503, "out_of_memory", "the server had no memory for this request: ask for less", retry_after_s=5
+        )
     if isinstance(error, EngineDied):
         return ApiError(500, "engine_died", scrubbed(str(error), secrets))
     if isinstance(error, AphroditeError):

@@ -15,6 +15,7 @@ from aphrodite.server.protocol import protocol_factory
 
 _BACKLOG = 4096
 _KEEP_ALIVE_S = 30
+_UNSENT_BYTES = 128 << 10  # that the system keeps of what a client does not take; by itself it would be megabytes
 
 
 class Listener:
@@ -53,6 +54,8 @@ class Listener:
         loop = asyncio.get_running_loop()
         make = protocol_factory(self._config, self._state, self._limits, loop)
         for sock in self._sockets:
+            if sock.family != socket.AF_UNIX:  # connections inherit it
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
             handshake_s = None if self._tls is None else self._limits.head_s
             self._servers.append(
                 await loop.create_server(

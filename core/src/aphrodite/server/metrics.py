@@ -115,6 +115,7 @@ class _Gauges(Collector):
         gauges = {
             "num_requests_running": (stats.num_running, "Sequences that the engine works on."),
             "num_requests_waiting": (stats.num_waiting, "Sequences that wait for the engine."),
+            "num_requests_held": (stats.num_held, "Sequences that wait for their readers."),
             "num_requests_in_flight": (in_flight, "Sequences admitted and not ended."),
             "queue_limit": (limit, "Most sequences that are admitted."),
             "kv_cache_usage_perc": (used / max(1, stats.kv_blocks_total), "Share of KV blocks held, 0 to 1."),

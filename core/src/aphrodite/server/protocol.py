@@ -19,12 +19,15 @@ from uvicorn.server import ServerState
 from aphrodite.server.body import Limits
 
 _CHECK_S = 1.0
+_LINGER_S = 10.0  # in which a client may still take the last frames of an answer that it has left unread
 _REASONS = {
     400: "Bad Request",
     408: "Request Timeout",
     414: "URI Too Long",
     431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
 }
+_NO_MEMORY = (503, "out_of_memory", "the server had no memory for this request: ask for less")
 
 
 class _RefusedError(Exception):
@@ -49,6 +52,7 @@ class Protocol(HttpToolsProtocol):
         self._in_body = False
         self._began_s: float | None = None  # the head, then the body, that is being received
         self._timer: asyncio.TimerHandle | None = None
+        self._end_timer: asyncio.TimerHandle | None = None
 
     # ---- the connection ---------------------------------------------------------------------------------------------
 
@@ -60,6 +64,8 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It has left."""
         self._rest()
+        if self._end_timer is not None:
+            self._end_timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -77,7 +83,13 @@ class Protocol(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # there is no other protocol here: the request is answered as it is
-        except httptools.HttpParserError:
+        except MemoryError:
+            self._refuse(*_NO_MEMORY)
+            return
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, MemoryError):  # in one of its calls
+                self._refuse(*_NO_MEMORY)
+                return
             found = self._refusal
             self._refuse(*(found.answer if found is not None else (400, "invalid_http", "this is no HTTP request")))
             return
@@ -111,7 +123,7 @@ class Protocol(HttpToolsProtocol):
         self._num_head_bytes = self._num_body_bytes = 0
         self._in_body = True
         self._began_s = time.monotonic()
-        self.scope["extensions"] = {"aphrodite.abort": self._abort}  # type: ignore[dict-item]
+        self.scope["extensions"] = {"aphrodite.part": self._part}  # type: ignore[dict-item]
         try:
             super().on_headers_complete()
         except (UnicodeDecodeError, httptools.HttpParserInvalidURLError):
@@ -183,17 +195,20 @@ class Protocol(HttpToolsProtocol):
             self.transport.write(_answer(status, code, message))
         self.transport.close()
 
-    def _abort(self) -> None:
-        """Cut the connection without sending what is left."""
-        self.transport.abort()
+    def _part(self) -> None:
+        """Wait for the client no longer: what the answer still has to say goes into the buffer, and the connection
+        ends, when that is sent or when it has lingered."""
+        self.cycle.keep_alive = False
+        self.flow.resume_writing()
+        self._end_timer = self.loop.call_later(_LINGER_S, self.transport.abort)
 
 
 def _answer(status: int, code: str, message: str) -> bytes:
-    kind = "invalid_request_error"
+    kind, again = ("service_unavailable", "retry-after: 5\r\n") if status == 503 else ("invalid_request_error", "")
     body = msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": code}})
     head = (
         f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        f"content-length: {len(body)}\r\n{again}connection: close\r\n\r\n"
     )
     return head.encode() + body
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,9 @@ from aphrodite.text.formats.select import AUTO, select
 if TYPE_CHECKING:
     from aphrodite.server.dialect import Call
 
+_LOG = logging.getLogger("aphrodite.server")
 _INLINE_CHARS = 2048  # longer prompts are tokenised on another thread, so that the event loop goes on
+_LOGPROBS_AT_ONCE = 4  # answers' worth
 _MAX_TIMEOUT_S = 86400.0
 
 
@@ -44,6 +47,8 @@ class ServiceSettings:
     model_names     what clients may call the model; the first is shown
     max_sequences   most sequences in the engine and before it
     max_queued_tokens  most tokens of prompts of which nothing has come yet
+    max_prompt_logprobs  most log-probabilities of prompts in one answer; all that are on their way may have four times
+                         as many
     request_timeout_s  a request must be done in that time; None: no limit
     strict_params   refuse parameters that would have no effect
     chat_template   in place of the model's own
@@ -53,6 +58,7 @@ class ServiceSettings:
     model_names: tuple[str, ...]
     max_sequences: int
     max_queued_tokens: int = 1 << 20
+    max_prompt_logprobs: int = 1 << 18
     request_timeout_s: float | None = None
     strict_params: bool = False
     chat_template: str | None = None
@@ -74,6 +80,7 @@ class Service:
         self.is_draining = False
         self.is_paused = False
         self.runs: set[Run] = set()
+        self._num_queued_tokens = 0  # of prompts of which nothing has come yet
         self._reading: tuple[Model, Reading] | None = None
         self._desk: tuple[Model, Desk] | None = None
         # Tokenisers let go of the interpreter while they work, templates do not: many threads would be of no use.
@@ -107,6 +114,14 @@ class Service:
             raise invalid("model", "model must be a text")
         if name not in self.settings.model_names:
             raise unknown_model(name, ", ".join(self.settings.model_names))
+
+    def check_room(self) -> None:
+        """ApiError if not one more sequence could be taken on. It costs next to nothing to know."""
+        try:
+            self.admission.check(1)
+        except ApiError:
+            self.metrics.refused.inc()
+            raise
 
     async def offload(self, function: Any, *arguments: Any) -> Any:
         """Call a function that takes its time on another thread."""
@@ -184,6 +199,7 @@ class Service:
         if self.is_draining:
             raise draining()
         self._check_queued(sum(len(one.requests[0].prompt_token_ids) for one in prepared))
+        self._check_logprobs(_num_logprobs(prepared))
         reading = self.reading(model) if generation.chat is not None else PLAIN
         kept = reading.kept(generation.chat)
         prompts: list[Prompt] = []
@@ -197,19 +213,21 @@ class Service:
             model.client,
             prompts,
             began_s=began_s,
+            on_first=self._begins,
             on_end=lambda run: self._ended(run, count),
             translate=self.translate,
             decode=lambda ids: _text_of(model, ids),
             refusal=lambda: draining() if self.is_draining else None,
         )
         self.runs.add(run)
+        self._num_queued_tokens += run.num_prompt_tokens
         self._desk_of(model).take_on([request for one in prepared for request in one.requests], run)
         self.metrics.prompt_tokens.inc(run.num_prompt_tokens)
         return run
 
     def _check_queued(self, num_tokens: int) -> None:
         """ApiError if so many more tokens of prompts would be too many to wait. One request alone never is."""
-        queued = sum(run.num_prompt_tokens for run in self.runs if run.first_piece_s is None)
+        queued = self._num_queued_tokens
         if queued and queued + num_tokens > self.settings.max_queued_tokens:
             self.metrics.refused.inc()
             raise ApiError(
@@ -217,6 +235,24 @@ class Service:
                 "queue_full",
                 f"prompts of {queued} tokens wait, and {num_tokens} more would be over the limit of "
                 f"{self.settings.max_queued_tokens}: try again later",
+                retry_after_s=self.admission.drained_in_s(1),
+            )
+
+    def _check_logprobs(self, count: int) -> None:
+        """ApiError if so many log-probabilities of prompts are too many for one answer, or for now."""
+        most = self.settings.max_prompt_logprobs
+        if count > most:
+            raise invalid(
+                "prompt_logprobs",
+                f"prompt_logprobs (or echo with logprobs) gives at most {most} log-probabilities in one answer: tokens "
+                f"times those of each, and n; got {count}, ask for fewer or in several requests",
+            )
+        if count and count + sum(_num_logprobs(run.prepared) for run in self.runs) > _LOGPROBS_AT_ONCE * most:
+            self.metrics.refused.inc()
+            raise ApiError(
+                429,
+                "queue_full",
+                "too many log-probabilities of prompts are on their way: try again later",
                 retry_after_s=self.admission.drained_in_s(1),
             )
 
@@ -233,8 +269,13 @@ class Service:
             self._desk = (model, Desk(model.client, asyncio.get_running_loop()))
         return self._desk[1]
 
+    def _begins(self, run: Run) -> None:
+        self._num_queued_tokens -= run.num_prompt_tokens
+
     def _ended(self, run: Run, count: int) -> None:
         self.runs.discard(run)
+        if run.first_piece_s is None:
+            self._num_queued_tokens -= run.num_prompt_tokens
         self.admission.give_back(count)
         self.metrics.ended(run)
 
@@ -243,7 +284,9 @@ class Service:
         model = self.host.model
         folder = {model.frontend.card.folder: "the model"} if model is not None else {}
         found = from_exception(error, folder)
-        if not isinstance(error, (ApiError, AphroditeError)):
+        if isinstance(error, MemoryError):
+            _LOG.error("memory ran out in the server's own process")
+        elif not isinstance(error, (ApiError, AphroditeError)):
             self.metrics.bug(error)
         return found
 
@@ -264,6 +307,17 @@ class Service:
     def close(self) -> None:
         """End the threads."""
         self._workers.shutdown(wait=False, cancel_futures=True)
+
+
+def _num_logprobs(prepared: Sequence[Prepared]) -> int:
+    """Log-probabilities of prompts that an answer may hold: of each continuation, where it echoes the prompt."""
+    total = 0
+    for one in prepared:
+        request = one.requests[0]
+        if request.sampling.prompt_logprobs is not None:
+            each = request.sampling.prompt_logprobs + 1
+            total += len(request.prompt_token_ids) * each * request.sampling.n
+    return total
 
 
 def _text_of(model: Model, ids: Sequence[int]) -> str:
