@@ -83,7 +83,7 @@ def clients(session: nox.Session) -> None:
 
 @nox.session
 def lm_eval(session: nox.Session) -> None:
-    """Evaluate local tasks with lm-eval, over HTTP and with its own `hf` backend, which must agree; three minutes."""
+    """Evaluate local tasks with lm-eval, over HTTP and with its own `hf` backend, which must agree; two minutes."""
     python = torch_environment(session)
     # hf computes with the torch that is there already: pip finds it through this file, and installs no other.
     own = run_for_output(session, "python", "import sysconfig; print(sysconfig.get_path('purelib'))")

@@ -29,6 +29,7 @@ from served import Server, circumstances
 
 # Not checked: whether what fits the schemas is taken (bounds stand there in words), and keys (there are none).
 LEFT_OUT = "positive_data_acceptance,negative_data_rejection,ignored_auth,unsupported_method"
+_WAIT_S = 120  # without max_tokens and with n an answer may have tens of thousands of tokens
 _FLAGS = ("--num-blocks", "600", "--max-num-seqs", "64")
 
 
@@ -36,6 +37,7 @@ def from_schemas(port: int, examples: int, seed: int, folder: str) -> tuple[int,
     """schemathesis' exit code, and how many requests it made. What it leaves behind is left in the folder."""
     command = Path(sys.executable).parent / "schemathesis"
     asked = ["run", f"http://127.0.0.1:{port}/openapi.json", "--max-examples", str(examples), "--seed", str(seed)]
+    asked += ["--request-timeout", str(_WAIT_S)]
     checks = ["--checks", "all", "--exclude-checks", LEFT_OUT, "--phases", "examples,coverage,fuzzing"]
     environment = {**os.environ, "SCHEMATHESIS_REPORT": "false"}
     text = ""
@@ -63,7 +65,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    found: dict[str, Any] = {"seed": args.seed}
+    found: dict[str, Any] = {**circumstances(), "seed": args.seed}
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         server = Server(*_FLAGS, log=log, python=args.python)
@@ -84,9 +86,9 @@ def main() -> int:
     wrong += ["schemathesis found something"] if code else []
     wrong += [f"{tracebacks} tracebacks in the log"] if tracebacks else []
     wrong += [f"the server ended with {exit_code}"] if exit_code else []
-    print(json.dumps(found), "\n".join(wrong) or "nothing is wrong", sep="\n")
+    print(json.dumps(found, indent=1), "\n".join(wrong) or "nothing is wrong", sep="\n")
     if args.out:
-        document = {"schema": "aphrodite.bench.fuzz/1", **circumstances(), **found, "wrong": wrong}
+        document = {"schema": "aphrodite.bench.fuzz/1", **found, "wrong": wrong}
         args.out.write_text(json.dumps(document, indent=1) + "\n")
     return 1 if wrong else 0
 

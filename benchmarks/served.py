@@ -162,7 +162,7 @@ def circumstances() -> dict[str, Any]:
         "python": platform.python_version(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit.stdout.strip() or "unknown",
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *(Path(w).name if Path(w).is_absolute() else w for w in sys.argv)]),
         "model": MODEL,
     }
 

@@ -195,7 +195,7 @@ def report(promises: list[Promise]) -> None:
 
 def soak_device(device: str, args: argparse.Namespace) -> bool:
     """Soak a server on one device and report; whether all was well."""
-    seed = random.randrange(2**32)
+    about, seed = circumstances(), random.randrange(2**32)
     server = Server("--device", device, *FLAGS)
     try:
         found, promises = asyncio.run(soak(server, args, seed))
@@ -205,7 +205,7 @@ def soak_device(device: str, args: argparse.Namespace) -> bool:
     report(promises)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        document = {"schema": "aphrodite.bench.soak/2", **circumstances(), "device": device, "seed": seed, **found}
+        document = {"schema": "aphrodite.bench.soak/2", **about, "device": device, "seed": seed, **found}
         document["promises"] = [{**asdict(one), "is_kept": one.is_kept} for one in promises]
         (args.out / f"soak-{device}.json").write_text(json.dumps(document, indent=1) + "\n")
     return all(one.is_kept for one in promises)
