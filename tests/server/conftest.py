@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fixtures import checkpoints, one_thread
+from tests.support.fixtures import checkpoints, device, one_thread
 
-__all__ = ["checkpoints", "one_thread"]
+__all__ = ["checkpoints", "device", "one_thread"]
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"

@@ -7,6 +7,8 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,18 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from aphrodite.engine.host import FixedHost, Health
+from aphrodite.engine.frontend import Frontend
+from aphrodite.engine.host import FixedHost, Health, Model
 from aphrodite.server import logs
 from aphrodite.server.openapi import document
 from aphrodite.types.sampling_params import parameters
 from aphrodite.types.stats import EngineStats
 from tests.server.engine import ScriptedEngine
-from tests.server.serving import Serving, serving
+from tests.server.serving import Serving, card, serving
 
-VLLM = {  # what dashboards and scalers ask for
+# What dashboards and scalers ask for: vllm-project/vllm examples/online_serving/prometheus_grafana/grafana.json at
+# 004f771f, vllm-project/production-stack helm/dashboards/ at 98d2c22f, but for what its router counts.
+VLLM = {
     "vllm:num_requests_running",
     "vllm:num_requests_waiting",
     "vllm:kv_cache_usage_perc",
@@ -42,6 +47,10 @@ VLLM = {  # what dashboards and scalers ask for
     "vllm:request_decode_time_seconds_bucket",
     "vllm:request_prompt_tokens_bucket",
     "vllm:request_generation_tokens_bucket",
+    "vllm:request_max_num_generation_tokens_sum",
+    "vllm:gpu_prefix_cache_queries_total",
+    "vllm:gpu_prefix_cache_hits_total",
+    "vllm:num_requests_swapped",
 }
 
 
@@ -61,16 +70,19 @@ def test_metrics_count_what_was_done_under_both_names(server: Serving) -> None:
     server.service.metrics.stats = lambda: stats
     before = samples(httpx.get(f"{server.url}/metrics").text)
     for stream in (False, True):
-        answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a b", "max_tokens": 5, "stream": stream})
-        assert answer.status_code == 200
+        body = {"prompt": "a b", "max_tokens": 5, "stream": stream, "n": 2, "temperature": 1}
+        assert httpx.post(f"{server.url}/v1/completions", json=body).status_code == 200
     found = samples(httpx.get(f"{server.url}/metrics").text)
     assert set(found) >= VLLM
     for name in ("aphrodite", "vllm"):
-        assert found[f"{name}:generation_tokens_total"] - before[f"{name}:generation_tokens_total"] == 10
+        assert found[f"{name}:generation_tokens_total"] - before[f"{name}:generation_tokens_total"] == 20
+        assert found[f"{name}:request_generation_tokens_sum"] == 20
+        assert found[f"{name}:request_max_num_generation_tokens_sum"] == 10
         assert found[f"{name}:time_to_first_token_seconds_count"] == 2
         assert found[f"{name}:num_requests_running"] == 3
         assert found[f"{name}:kv_cache_usage_perc"] == pytest.approx(0.6)
         assert found[f"{name}:prefix_cache_queries_total"] == 20
+    assert found["vllm:gpu_prefix_cache_queries_total"] == 20
     assert found["aphrodite:kv_blocks_leaked"] == 0
 
 
@@ -91,6 +103,37 @@ def test_health_and_readiness_are_told_apart(folder: Path, health: Health, alive
         refused = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"})
         assert refused.status_code == 503 and refused.headers["retry-after"]
         assert httpx.get(f"{server.url}/v1/models").status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/messages", "/api/v1/generate"])
+def test_a_stalled_engine_gets_nothing_new_and_keeps_what_it_has(folder: Path, path: str, stream: bool) -> None:
+    engine = ScriptedEngine(lambda request: [*request.prompt_token_ids[:1], 0.4, "stop"])
+    host = Swinging(Model(engine, Frontend.of(card(folder))))
+    asked = {"prompt": "a", "messages": [{"role": "user", "content": "a"}], "max_tokens": 5, "stream": stream}
+    with serving(folder, engine, host=host) as server, ThreadPoolExecutor() as pool:
+        begun = pool.submit(httpx.post, f"{server.url}/v1/completions", json={"prompt": "a"})
+        while not engine.live:
+            time.sleep(0.005)
+        host.health = Health.STALLED
+        refused = httpx.post(server.url + path, json=asked)
+        assert refused.status_code in (503, 529) and refused.headers["retry-after"] == "10"
+        assert "steps have stopped" in refused.text and len(engine.added) == 1
+        assert begun.result().status_code == 200, "it was not given up"
+        assert httpx.get(f"{server.url}/v1/models").status_code == 200
+        host.health = Health.READY
+        assert httpx.post(server.url + path, json=asked).status_code == 200
+        assert server.service.admission.num_taken == 0
+
+
+@dataclass
+class Swinging:
+    """A host whose engine stalls and goes on."""
+
+    model: Model | None
+    health: Health = Health.READY
+    last_failure: None = None
+    num_restarts: int = 0
 
 
 def test_the_document_describes_every_route_and_every_parameter(server: Serving) -> None:

@@ -80,8 +80,9 @@ def test_a_streamed_chat_is_what_the_library_answers(client: openai.OpenAI, trut
     assert chunks[-1].usage is not None and chunks[-1].usage.prompt_tokens == len(expected.prompt_token_ids)
 
 
-def test_echo_brings_the_log_probabilities_of_the_prompt(client: openai.OpenAI, truth: LLM) -> None:
-    ids = [5, 60, 70, 80, 90]
+@pytest.mark.parametrize("count", [5, 64, 65, 66, 200])  # 64: logits of a prompt come in chunks
+def test_echo_brings_the_log_probabilities_of_the_prompt(client: openai.OpenAI, truth: LLM, count: int) -> None:
+    ids = [5 + 37 * place % 300 for place in range(count)]
     (expected,) = truth.generate([ids], SamplingParams(temperature=0, max_tokens=1, logprobs=1, prompt_logprobs=1))
     found = client.completions.create(model="tiny", prompt=ids, temperature=0, max_tokens=1, logprobs=1, echo=True)
     logprobs = found.choices[0].logprobs
@@ -91,6 +92,36 @@ def test_echo_brings_the_log_probabilities_of_the_prompt(client: openai.OpenAI, 
     wanted = [next(iter(position.values())).logprob for position in positions if position is not None]
     assert logprobs.token_logprobs[1:] == pytest.approx(wanted, abs=1e-4)
     assert logprobs.text_offset == sorted(logprobs.text_offset)
+
+
+def test_long_echoes_take_memory_in_bounds_and_give_it_back(server: Running) -> None:
+    asked = {"prompt": [[5] * 500] * 12, "max_tokens": 1, "temperature": 0, "logprobs": 20, "echo": True}
+    answers: list[httpx.Response] = []
+
+    def read() -> None:
+        answers.append(httpx.post(f"{server.url}/v1/completions", json=asked, timeout=60))
+
+    rests: list[int] = []
+    for _ in range(3):
+        thread = threading.Thread(target=read)
+        thread.start()
+        slowest = 0.0
+        while thread.is_alive():
+            began = time.monotonic()
+            assert httpx.get(f"{server.url}/health").status_code == 200
+            slowest = max(slowest, time.monotonic() - began)
+        assert slowest < 1, "others are held up"
+        rests.append(sum(resident_bytes(pid) for pid in (server.popen.pid, server.engine_pid)))
+    positions = [answer.json()["choices"][11]["logprobs"]["top_logprobs"] for answer in answers]
+    assert all(len(found) == 501 and len(found[500]) > 10 for found in positions)
+    assert rests[-1] - rests[0] < 32 << 20, "it is not given back"
+    asked["prompt"] = [[5] * 500] * 25  # of 21 log-probabilities each: more than 2**18
+    read()
+    assert answers[-1].status_code == 400 and answers[-1].json()["error"]["param"] == "prompt_logprobs"
+
+
+def resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_errors_are_those_that_the_official_client_knows(client: openai.OpenAI) -> None:
@@ -179,9 +210,13 @@ def test_a_hung_engine_is_seen_and_its_return_too(model: Path, tmp_path: Path) -
                 time.sleep(0.1)
             assert httpx.get(f"{server.url}/ready").json()["status"] == "stalled"
             assert httpx.get(f"{server.url}/health").status_code == 503
+            refused = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"})
+            assert refused.status_code == 503 and refused.json()["error"]["code"] == "engine_stalled"
+            assert refused.headers["retry-after"]
         finally:
             os.kill(pid, signal.SIGCONT)
         assert server.ready(10) < 10
+        assert httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"}).status_code == 200
 
 
 @pytest.mark.slow
@@ -254,6 +289,10 @@ def test_while_the_model_loads_the_server_says_so(model: Path, tmp_path: Path) -
     [
         (("--host", "0.0.0.0"), 2, "--insecure"),
         (("--ssl-keyfile", "x"), 2, "ssl_certfile"),
+        (("--ssl-keyfile", "/nowhere", "--ssl-certfile", "/nowhere"), 2, "ssl_certfile"),
+        (("--tensor-parallel-size", "2"), 2, "tensor_parallel_size must be 1"),
+        (("--gpu-memory-utilization", "1.5"), 2, "memory_utilization"),
+        (("--gpu-memory-utilization", "0.000001"), 3, "memory_utilization"),
         (("--api-keys", "@/nowhere"), 2, "api_keys"),
         (("--max-model-len", "100000"), 2, "max_model_len"),
         (("--num-blocks", "4", "--max-model-len", "512"), 3, "max_model_len"),

@@ -57,10 +57,11 @@ def send(server: Serving, body: bytes, path: str = "/v1/completions", **headers:
     [
         (b'{"prompt": "a", "x": ' + b"[" * 20000 + b"]" * 20000 + b"}", "json_too_deep"),
         (b'{"prompt": "a", "x": ' + b'{"a":' * 9000 + b"1" + b"}" * 9000 + b"}", "json_too_deep"),
-        (b'{"prompt": "a", "temperature": NaN}', "invalid_json"),
-        (b'{"prompt": "a", "temperature": Infinity}', "invalid_json"),
-        (b'{"prompt": "a", "temperature": 1e999}', "invalid_json"),
-        (b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}", None),
+        (b'{"prompt": "a", "temperature": NaN, ]', "invalid_value"),
+        (b'{"prompt": "a", "temperature": N', "invalid_json"),
+        (b'{"prompt": "NaN", "temperature": "Infinity",}', "invalid_json"),
+        (b"NaN", "invalid_value"),
+        (b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}", "invalid_value"),
         (b'{"prompt": "a",}', "invalid_json"),
         (b'\xef\xbb\xbf{"prompt": "a"}', "invalid_json"),
         (b"null", "invalid_json"),
@@ -77,6 +78,38 @@ def test_a_body_that_is_no_good_json_is_refused(server: Serving, body: bytes, co
     check_error(send(server, body), 400, code)
     assert time.monotonic() - began < 1
     assert not server.engine.live
+
+
+@pytest.mark.parametrize("value", ["NaN", "-NaN", "nan", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 100_000])
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ('{"prompt": "a", "temperature": %s}', "temperature"),
+        ('{"prompt": "a {\\"top_p\\": [", "x": [1, {"y": 2}], "top_p":%s,"z":1}', "top_p"),
+        ('{"logit_bias": {"5": 1, "7": %s}, "prompt": "a"}', "logit_bias.7"),
+        ('{"prompt": [[1, 2], [3, %s]]}', "prompt[1][1]"),
+        ('{"messages": [{"role": "user", "content": "x"}, {"\\n\\u001b": %s}]}', "messages[1].'\\n\\x1b'"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_its_field(server: Serving, body: str, param: str, value: str) -> None:
+    if len(body) + len(value) > LIMITS.body_bytes:
+        value = value[:50_000]
+    message = check_error(send(server, (body % value).encode()), 400, "invalid_value", param)
+    assert "finite number" in message and value[:20] in message and len(message) < 200
+
+
+def test_a_field_is_looked_for_in_no_time(folder: Path) -> None:
+    with serving(folder, limits=Limits(body_bytes=8 << 20)) as server:
+        for filler in (b"1,", b'"a",', b'"\\\\",', b"[],", b"   ", b"9"):
+            for count in (9_000 // len(filler), 2 << 20):
+                body = b'{"x": [' + filler * (count // len(filler)) + b'1], "temperature": NaN}'
+                began = time.monotonic()
+                answer = send(server, body)
+                took = time.monotonic() - began
+                is_near = count < 10_000 or filler == b"   "
+                param = "x[0]" if filler == b"9" else "temperature" if is_near else None
+                check_error(answer, 400, "invalid_value" if param else "invalid_json", param)
+                assert took < 30, (filler, count)  # a search that is quadratic would take hours
 
 
 def test_of_a_key_that_is_there_twice_the_last_counts(server: Serving) -> None:

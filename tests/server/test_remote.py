@@ -102,7 +102,7 @@ def build(config, progress):
     {after}
     return built
 
-process.main(build)
+process.main(build, (0.2, 0.2))
 """
 
 
@@ -112,14 +112,20 @@ def model(checkpoints: Checkpoints) -> Path:
 
 
 def supervised(
-    model: Path, check: Callable[[Supervisor], Awaitable[None]], *, before: str = "pass", after: str = "pass"
+    model: Path,
+    check: Callable[[Supervisor], Awaitable[None]],
+    *,
+    before: str = "pass",
+    after: str = "pass",
+    stall_s: float = 25.0,
+    **settings: Any,
 ) -> Supervisor:
     """Keep an engine that is built so, and check it while it is kept."""
-    config = config_from({"model": str(model), "device": "cpu", "num_blocks": 100})
+    config = config_from({"model": str(model), "device": "cpu", "num_blocks": 100, **settings})
     command = (sys.executable, "-c", BUILD.format(before=before, after=after))
 
     async def run() -> Supervisor:
-        supervisor = Supervisor(config, SupervisorSettings(command), Process.spawn(config, command))
+        supervisor = Supervisor(config, SupervisorSettings(command, stall_s), Process.spawn(config, command))
         keeper = asyncio.ensure_future(supervisor.run())
         try:
             await check(supervisor)
@@ -173,6 +179,40 @@ def test_a_lost_device_is_named_to_its_requests_and_the_engine_comes_again(model
     supervised(model, check, after=fails)
 
 
+def test_steps_that_stop_are_seen_and_long_ones_are_not_taken_for_that(model: Path) -> None:
+    slow = (
+        "real, count = built.engine._runner.submit, [0]\n"
+        "    def submit(plan):\n"
+        "        count[0] += 1\n"
+        "        time.sleep(0.5 if count[0] <= 3 else 3.5 if count[0] == 4 else 0)\n"
+        "        return real(plan)\n"
+        "    built.engine._runner.submit = submit"
+    )
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.READY)
+        await asyncio.sleep(2.5)  # idle, and longer than the limit
+        assert supervisor.health is Health.READY
+        seen: list[tuple[float, Health]] = []
+
+        async def watch() -> None:
+            while True:
+                seen.append((asyncio.get_running_loop().time(), supervisor.health))
+                await asyncio.sleep(0.02)
+
+        watcher = asyncio.ensure_future(watch())
+        began = asyncio.get_running_loop().time()
+        last = (await news_of(supervisor, max_tokens=6, ignore_eos=True))[-1]
+        assert not isinstance(last, Failure) and last[0].num_output == 6
+        await until(lambda: supervisor.health is Health.READY)
+        watcher.cancel()
+        stalled = [at - began for at, health in seen if health is Health.STALLED]
+        assert stalled, "a step of 3.5 s is one that has stopped, where the limit is 2 s"
+        assert 3.2 < stalled[0] < 5, "steps of half a second are not"
+
+    supervised(model, check, after=slow, stall_s=2.0)
+
+
 @pytest.mark.parametrize(
     ("after", "said"),
     [("sys.stderr.write('last words\\n'); os.abort()", "last words"), ("os.kill(os.getpid(), 9)", "SIGKILL")],
@@ -211,7 +251,7 @@ def test_a_step_that_fails_costs_its_requests_and_not_the_engine(model: Path) ->
         "real, count = built.engine._runner.submit, [0]\n"
         "    def submit(plan):\n"
         "        count[0] += 1\n"
-        "        if count[0] <= 2: raise MemoryError('no more')\n"
+        "        if count[0] <= 2: raise OSError('no more')\n"
         "        return real(plan)\n"
         "    built.engine._runner.submit = submit"
     )
@@ -219,12 +259,53 @@ def test_a_step_that_fails_costs_its_requests_and_not_the_engine(model: Path) ->
     async def check(supervisor: Supervisor) -> None:
         await until(lambda: supervisor.health is Health.READY)
         (told,) = await news_of(supervisor, max_tokens=3)
-        assert isinstance(told, Failure) and "MemoryError" in str(told.error)
+        assert isinstance(told, Failure) and "OSError" in str(told.error)
         again = (await news_of(supervisor, max_tokens=3))[-1]
         assert not isinstance(again, Failure) and again[0].num_output == 3
         assert supervisor.num_restarts == 0
 
     supervised(model, check, after=fails)
+
+
+def test_memory_that_runs_out_is_told_to_one_request_as_its_own_end(model: Path) -> None:
+    fails = (
+        "real, count = built.engine._runner.submit, [0]\n"
+        "    def submit(plan):\n"
+        "        count[0] += 1\n"
+        "        if count[0] in (3, 4): raise MemoryError('no more')\n"
+        "        return real(plan)\n"
+        "    built.engine._runner.submit = submit"
+    )
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.READY)
+        last = (await news_of(supervisor, max_tokens=30, ignore_eos=True))[-1]
+        assert not isinstance(last, Failure)
+        (seq,) = last
+        assert seq.finish_reason == "error" and seq.num_output == 2
+        assert type(seq.error) is CapacityError and "memory ran out" in str(seq.error)
+        again = (await news_of(supervisor, max_tokens=3, ignore_eos=True))[-1]
+        assert not isinstance(again, Failure) and again[0].num_output == 3 and again[0].error is None
+        assert supervisor.num_restarts == 0
+
+    supervised(model, check, after=fails)
+
+
+def test_memory_that_the_system_refuses_at_start_ends_it_with_advice(model: Path) -> None:
+    limited = (
+        "import resource, torch\n"
+        "    used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)"
+    )
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.FAILED)
+
+    found = supervised(model, check, before=limited, num_blocks=None, kv_cache_memory_bytes=512 << 20)
+    said = str(found.last_failure)
+    assert found.exit_code == 3 and "\n" not in said
+    for word in ("KV cache 512 MiB", "were free", "kv_cache_memory_bytes", "max_model_len", "max_num_seqs"):
+        assert word in said
 
 
 def test_after_close_requests_are_refused(model: Path) -> None:

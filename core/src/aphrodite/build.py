@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from aphrodite.config.engine import DUMMY, EngineConfig
 from aphrodite.discovery.discover import Discovery
 from aphrodite.discovery.registry import PlatformEntry
 from aphrodite.engine.engine import Engine
 from aphrodite.errors import AphroditeError, CapacityError, ModelError, PluginError
+from aphrodite.footprint import footprint, plain_weights
 from aphrodite.kv.manager import KVCacheManager
 from aphrodite.models.config import HFConfig
 from aphrodite.models.decoder import Decoder
@@ -26,30 +26,21 @@ from aphrodite.models.generation import GenerationConfig
 from aphrodite.models.spec import DecoderSpec
 from aphrodite.ops.kernel import INVARIANT, Flag
 from aphrodite.ops.table import COMPOSITES
-from aphrodite.platform.dtypes import ITEMSIZE
+from aphrodite.platform.exhaustion import is_out_of_memory
 from aphrodite.platform.layout import KVLayout, Rows
 from aphrodite.platform.spi import Limits, Platform, Stream
 from aphrodite.program.explain import count_torch_forms
-from aphrodite.program.parameters import Parameter
 from aphrodite.program.planner import Plan, Planner, Rules
 from aphrodite.program.replay import BoundProgram
 from aphrodite.program.trace import Program
 from aphrodite.program.values import ConstantRef, KVRef, ModulesRef, Ref, RowsRef, WeightRef
-from aphrodite.resolve import (
-    CORE,
-    Reasons,
-    Sizes,
-    choose_device,
-    choose_dtype,
-    choose_sizes,
-    find_plugins,
-    read_model,
-)
+from aphrodite.resolve import CORE, Reasons, choose_device, choose_dtype, find_plugins, read_model
 from aphrodite.runner.programs import Programs, record_updates, record_zeroing
 from aphrodite.runner.rows import RowTable
 from aphrodite.runner.runner import PLAN_INPUTS, ModelRunner
 from aphrodite.sampling.program import Variant, record
 from aphrodite.sched.scheduler import Budget, Scheduler
+from aphrodite.sizes import Allowance, Sizes, Taken, choose_sizes, readable
 from aphrodite.types.progress import NoProgress, Progress
 from aphrodite.weights.load import load_weights
 from aphrodite.weights.safetensors import SafetensorsSource
@@ -64,6 +55,9 @@ class Blueprint:
     """Everything decided before memory is taken: what `explain` shows and `assemble` builds.
 
     attention  of a network of modules, the Program that they call back into
+    taken      what the engine takes beside its KV cache
+    source     the checkpoint's files, whose headers are sound and fit the network; None for dummy weights, and where
+               weights were not asked for
     """
 
     config: EngineConfig
@@ -82,6 +76,8 @@ class Blueprint:
     planner: Planner
     forward: Plan
     attention: Plan | None
+    taken: Taken
+    source: SafetensorsSource | None
     reasons: Mapping[str, str]
     notes: tuple[str, ...]
 
@@ -111,38 +107,38 @@ def draw_up(config: EngineConfig, *, weights: bool = False, show_bars: bool = Fa
     folder, hf, spec = read_model(config, reasons, weights=weights, show_bars=show_bars)
     generation = GenerationConfig.read(config.model.generation_config, folder, hf)
     reasons.say("sampling", generation.reason)
+    source = _open_weights(folder, spec) if weights and config.model.load_format != DUMMY else None
     platform = make_platform(entry)
     try:
         limits = entry.limits or platform.limits
         dtype = choose_dtype(config, hf, limits, reasons)
+        layout = choose_kv_layout(entry, found, limits)
         probe = _decoder(spec, dtype, platform, max_len=1)  # parameters and cache do not depend on the length
-        sizes = choose_sizes(
-            config,
-            spec,
-            probe.cache_groups,
-            weight_bytes=_weight_bytes(probe),
-            free_bytes=platform.device.memory().free_bytes,
-            limits=limits,
-            reasons=reasons,
-        )
-        decoder = _decoder(spec, dtype, platform, sizes.max_model_len)
+        allowance = Allowance.of(config, platform.device.memory(), reasons)
+
+        def fitted(taken: Taken) -> Sizes:
+            return choose_sizes(
+                config, spec, probe.cache_groups, taken=taken, allowance=allowance, limits=limits, reasons=reasons
+            )
+
+        def planned(sizes: Sizes) -> Planned:
+            decoder = _decoder(spec, dtype, platform, sizes.max_model_len)
+            return _plan(decoder, make_planner(config, found, entry, limits, sizes, layout), sizes, limits)
+
+        sizes = fitted(plain_weights(probe))
+        decoder, planner, forward, attention = planned(sizes)
+        plans = [plan for plan in (forward, attention) if plan is not None]
+        taken = footprint(decoder, plans, found.registry.weight_layouts, sizes, spec.vocab_size, dtype)
+        if taken.num_bytes + sizes.kv.num_bytes > allowance.num_bytes:  # the cache makes room
+            before, sizes = sizes, fitted(taken)
+            if sizes.bounds != before.bounds:  # sequences are shorter, too; then steps take less, and so it fits
+                decoder, planner, forward, attention = planned(sizes)
         if decoder.switches:
             lengths = " or ".join(map(str, decoder.switches))
             reasons.say("rope", f"a sequence that grows beyond {lengths} tokens computes all its keys anew")
-        layout = choose_kv_layout(entry, found, limits)
-        planner = make_planner(config, found, entry, limits, sizes, layout)
-        table_width = sizes.table_width
-        meta_words = limits.attn_meta_words + limits.attn_meta_words_a_seq * sizes.bounds.S
-        forward = planner.plan(
-            decoder.record(block_size=sizes.kv.block_size, table_width=table_width, meta_words=meta_words)
-        )
-        attention = None
-        if isinstance(decoder, ModuleNetwork):
-            attention = planner.plan(decoder.record_attention(table_width=table_width, meta_words=meta_words))
         if config.device.determinism == "batch":  # what would be planned when it is met is refused now
             for variant in (Variant(random=False, num_logprobs=-1), Variant.fullest()):
                 planner.plan(record(variant, vocab_size=spec.vocab_size, dtype=dtype))
-        _check_fits(decoder, forward, found, sizes, platform)
     except BaseException:
         platform.device.close()
         raise
@@ -176,9 +172,30 @@ def draw_up(config: EngineConfig, *, weights: bool = False, show_bars: bool = Fa
         planner,
         forward,
         attention,
+        taken,
+        source,
         reasons.by_name,
         tuple(notes),
     )
+
+
+class Planned(NamedTuple):
+    """A network and its Programs, with kernels chosen. attention: as in a Blueprint."""
+
+    decoder: Decoder | ModuleNetwork
+    planner: Planner
+    forward: Plan
+    attention: Plan | None
+
+
+def _plan(decoder: Decoder | ModuleNetwork, planner: Planner, sizes: Sizes, limits: Limits) -> Planned:
+    table_width = sizes.table_width
+    meta_words = limits.attn_meta_words + limits.attn_meta_words_a_seq * sizes.bounds.S
+    program = decoder.record(block_size=sizes.kv.block_size, table_width=table_width, meta_words=meta_words)
+    attention = None
+    if isinstance(decoder, ModuleNetwork):
+        attention = planner.plan(decoder.record_attention(table_width=table_width, meta_words=meta_words))
+    return Planned(decoder, planner, planner.plan(program), attention)
 
 
 def _decoder(spec: DecoderSpec | ModuleSpec, dtype: str, platform: Platform, max_len: int) -> Decoder | ModuleNetwork:
@@ -255,10 +272,17 @@ def assemble(config: EngineConfig, progress: Progress | None = None) -> Assemble
     """
     progress = progress or NoProgress()
     blueprint = draw_up(config, weights=True, show_bars=not isinstance(progress, NoProgress))
+    device = blueprint.platform.device
     try:
+        free_bytes = device.memory().free_bytes
         return Assembled(_Assembly(blueprint, progress).engine(), blueprint)
+    except Exception as error:
+        device.close()
+        if is_out_of_memory(error):
+            raise _does_not_fit(blueprint, free_bytes, error) from error
+        raise
     except BaseException:
-        blueprint.platform.device.close()
+        device.close()
         raise
 
 
@@ -389,7 +413,7 @@ class _Assembly:
             return self._load_weights(decoder, progress), None
         model = load_modules(
             decoder.spec,
-            self._dummy(decoder) or SafetensorsSource(self._plan.folder, skip_unreadable=True),
+            self._source(decoder),
             dtype=self._plan.dtype,
             device=self._platform.device.torch_device,
             max_len=self._plan.sizes.max_model_len,
@@ -402,7 +426,9 @@ class _Assembly:
     def _load_weights(self, decoder: Decoder, progress: Progress) -> dict[str, Any]:
         plan, spec = self._plan, decoder.spec
         layouts = {name: plan.found.registry.weight_layouts[layout] for name, layout in plan.forward.layouts.items()}
-        source, parameters = self._source(decoder)
+        source, parameters = self._source(decoder), list(decoder.parameters.values())
+        if source is plan.source:
+            parameters = [parameter.as_in(source.infos()) for parameter in parameters]
         try:
             if spec.tied:
                 check_copy(source, f"{spec.names.head}.weight", f"{spec.names.embedding}.weight")
@@ -417,46 +443,32 @@ class _Assembly:
         finally:
             source.close()
 
-    def _source(self, decoder: Decoder) -> tuple[TensorSource, list[Parameter]]:
-        """Where the weights are, and the parameters in the form that they have there."""
-        spec, parameters = decoder.spec, list(decoder.parameters.values())
-        if (dummy := self._dummy(decoder)) is not None:
-            return dummy, parameters
-        folder = self._plan.folder
-        source = SafetensorsSource(folder)
-        parameters = [parameter.as_in(source.infos()) for parameter in parameters]
-        tied = (f"{spec.names.head}.weight",) if spec.tied else ()  # a copy of the embedding, if it is there
-        check_names(parameters, source.infos(), (*spec.ignored_tensors, *tied), str(folder))
-        return source, parameters
-
-    def _dummy(self, decoder: Decoder | ModuleNetwork) -> DummySource | None:
-        """Random weights, if the config asks for them."""
-        model = self._plan.config.model
-        if model.load_format != DUMMY:
-            return None
-        return DummySource(decoder.parameters.values(), self._plan.dtype, model.seed)
+    def _source(self, decoder: Decoder | ModuleNetwork) -> TensorSource:
+        """Where the weights are: the checkpoint's files, or random ones if the config asks for them."""
+        if self._plan.source is not None:
+            return self._plan.source
+        return DummySource(decoder.parameters.values(), self._plan.dtype, self._plan.config.model.seed)
 
 
-def _check_fits(
-    decoder: Decoder | ModuleNetwork, plan: Plan, found: Discovery, sizes: Sizes, platform: Platform
-) -> None:
-    """CapacityError if the weights, in the layouts that were chosen for them, leave too little for the cache."""
-    weights = 0
-    for parameter in decoder.parameters.values():
-        ref = parameter.ref
-        shape = ref.shape
-        if ref.name in plan.layouts:
-            shape = found.registry.weight_layouts[plan.layouts[ref.name]].storage(shape)
-        weights += math.prod(shape) * ITEMSIZE[ref.dtype]
-    free = platform.device.memory().free_bytes
-    if weights + sizes.kv.num_bytes > free:
-        raise CapacityError(
-            f"the packed weights ({weights >> 20} MiB) and the KV cache ({sizes.kv.num_bytes >> 20} MiB) need more "
-            f"than the {free >> 20} MiB that are free: lower num_blocks, kv_cache_memory_bytes or max_model_len",
-            subject="weights",
-        )
+def _open_weights(folder: Path, spec: DecoderSpec | ModuleSpec) -> SafetensorsSource:
+    """The checkpoint's files. CheckpointError or ModelError, before any device is touched, if a header is not sound, or
+    if tensors are missing, of other shapes or not part of the network. What modules want, Transformers will say."""
+    if not isinstance(spec, DecoderSpec):
+        return SafetensorsSource(folder, skip_unreadable=True)
+    source = SafetensorsSource(folder)
+    decoder = Decoder(spec, "f32", 1)  # names and shapes depend on neither
+    parameters = [parameter.as_in(source.infos()) for parameter in decoder.parameters.values()]
+    tied = (f"{spec.names.head}.weight",) if spec.tied else ()  # a copy of the embedding, if it is there
+    check_names(parameters, source.infos(), (*spec.ignored_tensors, *tied), str(folder))
+    return source
 
 
-def _weight_bytes(decoder: Decoder | ModuleNetwork) -> int:
-    refs = [parameter.ref for parameter in decoder.parameters.values()]
-    return sum(math.prod(ref.shape) * ITEMSIZE[ref.dtype] for ref in refs)
+def _does_not_fit(blueprint: Blueprint, free_bytes: int, error: Exception) -> CapacityError:
+    """What to say when the device refuses memory that it seemed to have."""
+    sizes, said = blueprint.sizes, f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return CapacityError(
+        f"memory ran out while the engine was built on {blueprint.entry.info.device}: it needs {blueprint.taken} and a "
+        f"KV cache of {readable(sizes.kv.num_bytes)}, and {readable(free_bytes)} were free; lower memory_utilization, "
+        f"num_blocks or kv_cache_memory_bytes, max_model_len, max_num_seqs or max_num_batched_tokens ({said})",
+        subject="memory",
+    )

@@ -243,6 +243,24 @@ def test_rule_7_a_row_without_numbers_fails_alone_and_what_it_held_is_zeroed_fir
     assert later.num_cached_tokens <= 4 and later.tokens == continuation([1, 2, 3, 4, 5], 2)
 
 
+def test_rule_7_a_step_that_failed_before_it_zeroed_leaves_that_to_the_next() -> None:
+    world = World(num_blocks=12, block_size=2, budget=WIDE)
+    bad, good = world.add([1, 2, 3, 4, 5], 9), world.add([7, 8], 6)
+    world.broken[bad.request.request_id] = 3
+    world.step()
+    assert bad.finish_reason == "error"
+    plan = world.plan()
+    assert plan is not None and plan.zero_blocks
+    for _ in range(2):
+        world.scheduler.fail()
+        again = world.plan()
+        assert again is not None and again.zero_blocks == plan.zero_blocks
+    world.scheduler.fail()
+    world.drain()
+    assert {(zero.group, block) for zero in plan.zero_blocks for block in zero.blocks} <= set(world.device.zeroed)
+    assert good.tokens == continuation([7, 8], 6)
+
+
 def test_rule_7_a_failed_step_takes_those_behind_it_along_and_rows_are_written_anew() -> None:
     world = World(num_blocks=60, block_size=2, budget=WIDE)
     prompts = [[1, 2, 3], [4, 5, 6, 7, 8], [9]]

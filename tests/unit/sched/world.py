@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from aphrodite.errors import CapacityError
 from aphrodite.kv.manager import KVCacheManager
 from aphrodite.kv.spec import CacheGroup, KVPlan, LayerKV
 from aphrodite.sched.scheduler import Budget, Scheduler
@@ -43,6 +45,10 @@ class DeviceFailure(Exception):
     pass
 
 
+class OutOfMemory(Exception):
+    pass
+
+
 @dataclass
 class DeviceRow:
     """A row as the device has it: its tokens, how many are computed, and its block tables."""
@@ -71,6 +77,7 @@ class Device:
     cache: dict[Place, object] = field(default_factory=dict)
     bad_positions: set[int] = field(default_factory=set)  # lengths at which the logits are no numbers
     fails: bool = False  # the next step
+    holds: Callable[[SchedulerOutput], bool] = lambda plan: True  # whether there is memory enough for a step
     zeroed: list[tuple[int, int]] = field(default_factory=list)  # group, block
 
     def run(self, plan: SchedulerOutput, scopes: dict[int, tuple[object, int]]) -> StepOutput:
@@ -79,6 +86,8 @@ class Device:
                 self.zeroed.append((group, block))
                 for offset in range(self.block_size):
                     self.cache.pop((group, block, offset), None)
+        if not self.holds(plan):
+            raise OutOfMemory
         self.write_rows(plan, scopes)
         entries = list(zip(plan.rows.tolist(), plan.num_new.tolist(), strict=True))
         for row, num_new in entries:
@@ -182,6 +191,7 @@ class World:
         self.steps_in_flight = steps_in_flight
         self.flights: deque[tuple[SchedulerOutput, StepOutput]] = deque()
         self.num_overlapped = 0  # steps submitted while another was in flight
+        self.num_exhausted = 0  # steps that memory ran out in
 
     def add(
         self, prompt: list[int], max_tokens: int, *, priority: int = 0, salt: str | None = None, **sampling: Any
@@ -235,6 +245,12 @@ class World:
                 self.scheduler.fail()
                 self.scheduler.check()
                 return []
+            except OutOfMemory:
+                self.num_exhausted += 1
+                self.flights.clear()
+                ended = self.scheduler.shed(plan, CapacityError("no memory"))
+                self.scheduler.check()
+                return [] if ended is None else [ended]
         if self.scheduler.must_settle:
             return self.settle(0)
         return self.settle(len(self.flights) - 1 if plan is None else self.steps_in_flight)

@@ -63,6 +63,9 @@ class ServerConfig(Section):
         "auto", "The same for its reasoning; with harmony, one name stands for both.", metavar="NAME"
     )
     max_queue: int = setting(512, "Most sequences that may wait beside those that run; more are answered 429.", low=0)
+    max_prompt_logprobs: int = setting(
+        1 << 18, "Most log-probabilities of prompts in one answer: tokens times what is asked for of each, and n."
+    )
     max_queue_tokens: int = setting(
         1 << 20, "Most tokens of prompts that may wait; a request that finds more is answered 429."
     )

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
+from aphrodite.errors import CapacityError
+from aphrodite.platform.exhaustion import is_out_of_memory
 from aphrodite.sched.scheduler import Scheduler
 from aphrodite.types.request import Request, Sequence
 from aphrodite.types.stats import EngineStats
@@ -41,6 +43,7 @@ class Engine:
         self._flights: deque[tuple[SchedulerOutput, Pending]] = deque()
         self._num_steps = 0  # settled
         self._num_failures = 0  # since the last step that went well
+        self._tried: SchedulerOutput | None = None  # the step that is being submitted or settled
 
     @property
     def has_work(self) -> bool:
@@ -75,11 +78,15 @@ class Engine:
         """Schedule and submit a step, settle the one before. Returns the sequences that have got something.
 
         A step that fails is taken back, with all that were submitted after it, and its sequences start over from the
-        tokens that the host has. The second failure in a row is raised: abort the sequences, or step again.
+        tokens that the host has. The second failure in a row is raised: abort the sequences, or step again. If memory
+        ran out, smaller steps are tried; if it runs out there too, the longest sequence of the step ends with an error
+        of its own, is returned, and the others go on.
         """
         try:
             return self._step()
         except Exception as error:
+            if self._tried is not None and is_out_of_memory(error):
+                return self._shed(self._tried, error)
             self.recover()
             self._num_failures += 1
             if self._num_failures >= _MOST_FAILURES:
@@ -91,11 +98,31 @@ class Engine:
             self.recover()
             raise
 
+    def _shed(self, plan: SchedulerOutput, error: Exception) -> list[Sequence]:
+        """Memory ran out in a step: start over with smaller ones, or without its longest sequence."""
+        what = CapacityError(
+            "memory ran out while the request was computed, and again in a smaller step, of which it was the longest: "
+            "try again later, or with fewer tokens",
+            subject="memory",
+        )
+        self._flights.clear()
+        ended = self._scheduler.shed(plan, what)
+        self._runner.recover()
+        said = f"memory ran out in a step of {plan.num_new.sum()} tokens ({type(error).__name__}: {error})"
+        if ended is None:
+            _LOG.warning("%s: it is run again in steps of at most %d", said, self._scheduler.budget.num_tokens)
+            return []
+        ended.times.finished_s = self._clock()
+        _LOG.error("%s: its longest request, %s, has ended with an error", said, ended.request.request_id)
+        return [ended]
+
     def _step(self) -> list[Sequence]:
+        self._tried = None
         plan = self._scheduler.schedule()
         for seq in self._scheduler.started:
             seq.times.first_scheduled_s = seq.times.first_scheduled_s or self._clock()
         if plan is not None:
+            self._tried = plan
             self._flights.append((plan, self._runner.sample(self._runner.submit(plan))))
         if plan is None or self._scheduler.must_settle:
             return self._settle(0 if self._scheduler.must_settle else len(self._flights) - 1)
@@ -106,6 +133,7 @@ class Engine:
         changed: dict[int, Sequence] = {}
         while len(self._flights) > max(0, num_left):
             plan, pending = self._flights[0]
+            self._tried = plan
             result = pending.result()
             self._flights.popleft()
             self._num_steps += 1

@@ -59,6 +59,11 @@ class RequestState:
         """Tokens read so far, of all continuations."""
         return sum(len(one.token_ids) for one in self._continuations.values())
 
+    @property
+    def most_output(self) -> int:
+        """Tokens of the longest continuation so far."""
+        return max((len(one.token_ids) for one in self._continuations.values()), default=0)
+
     def read(self, seq: EngineSequence) -> bool:
         """Take what is new of one of its sequences. Whether that ended it while the engine would go on: then it is to
         be aborted there."""

@@ -212,6 +212,11 @@ class KVCacheManager:
         for dirty in self._dirty:
             dirty.clear()
 
+    def soil(self, blocks: Iterable[ZeroBlocks]) -> None:
+        """The step that was to zero these has failed: the next one does it."""
+        for group, dirty in blocks:
+            self._dirty[group].update(dirty)
+
     def reset(self) -> None:
         """Forget all that is cached. Running sequences keep their blocks; nothing computed so far is found again."""
         for pool in self._pools:

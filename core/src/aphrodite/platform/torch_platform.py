@@ -161,6 +161,10 @@ class TorchMemory:
             return KVView(both.select(axis, 0), both.select(axis, 1), layout, block_size)
         return KVView(storage(head_dim, 1).select(axis, 0), storage(value_dim, 1).select(axis, 0), layout, block_size)
 
+    def trim(self) -> None:
+        if self.torch_device.type != "cpu":
+            torch.accelerator.empty_cache()
+
     def host(self, shape: Sequence[int], dtype: str) -> torch.Tensor:
         pin = self.torch_device.type != "cpu"
         return torch.empty(tuple(shape), dtype=torch_dtype(dtype), pin_memory=pin)

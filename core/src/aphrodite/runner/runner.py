@@ -121,6 +121,7 @@ class ModelRunner:
             self._platform.device.synchronize()
         except Exception:  # the failure itself, told once; the device may be sound
             self._platform.device.synchronize()
+        self._platform.memory.trim()
         for ring in (self._plans, self._edits, self._results):
             ring.forget()
         for program in self._programs:

@@ -21,21 +21,30 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from aphrodite.errors import CapacityError
+from aphrodite.errors import AphroditeError, CapacityError
 from aphrodite.kv.manager import Change, KVCacheManager
 from aphrodite.sched.plan import Budget, Chunk, StepPlan
 from aphrodite.sched.policy import Queue
+from aphrodite.sched.relief import Relief
 from aphrodite.sched.rows import Bool, Rows
 from aphrodite.sched.settle import finish_reason, keep_logprobs
 from aphrodite.types.request import Request, Sequence, Status
 from aphrodite.types.stats import EngineStats
-from aphrodite.types.step import Int32, SchedulerOutput, StepOutput
+from aphrodite.types.step import Int32, SchedulerOutput, StepOutput, ZeroBlocks
 
 __all__ = ["Budget", "Scheduler"]
+
+
+class _Flight(NamedTuple):
+    """What is to be taken back of a step in flight: blocks that it has published, and those that it was to zero."""
+
+    fresh: list[Change]
+    zeroed: tuple[ZeroBlocks, ...]
 
 
 class Scheduler:
@@ -52,7 +61,7 @@ class Scheduler:
         assert budget.num_logits >= 1 and budget.num_tokens >= 1 and budget.num_seqs >= 1
         assert all(a < b for a, b in pairwise((0, *regimes)))
         self.kv = kv
-        self.budget = budget
+        self._relief = Relief(budget)
         self._regimes = regimes
         self._waiting = Queue(policy)
         self._running = Queue(policy)
@@ -64,7 +73,7 @@ class Scheduler:
         self._num_preemptions = 0
         self._num_query_tokens = self._num_hit_tokens = 0  # of prompts, looked for and found in the prefix cache
         self._fresh: list[Change] = []  # blocks published by the plan in the making, before their step has run
-        self._in_flight: deque[list[Change]] = deque()  # those of each plan that is not settled yet
+        self._in_flight: deque[_Flight] = deque()  # plans that are not settled yet
         self.must_settle = False
         self.started: list[Sequence] = []
 
@@ -72,6 +81,11 @@ class Scheduler:
     def has_work(self) -> bool:
         """Whether there is somebody to schedule; who is held is not."""
         return len(self._by_id) > len(self._held)
+
+    @property
+    def budget(self) -> Budget:
+        """What the next step may hold."""
+        return self._relief.budget
 
     def add(self, request: Request) -> Sequence:
         """Queue a request. CapacityError if it could not run even alone."""
@@ -121,7 +135,7 @@ class Scheduler:
         run out, the last running sequence is preempted and computes its tokens again later."""
         self._fresh, self.started, self.must_settle = [], [], False
         self._make_way()
-        plan = StepPlan(self.budget, self._rows)
+        plan = StepPlan(self._relief.budget, self._rows)
         num_running = len(self._running)
         decodes = self._choose_decodes(plan)
         self._continue(plan, decodes)
@@ -130,7 +144,7 @@ class Scheduler:
         step = plan.output(decodes & self._rows.decoding, self.kv.dirty)
         if step is not None:
             self._rows.schedule(step.rows, step.num_new, step.draws)
-            self._in_flight.append(self._fresh)
+            self._in_flight.append(_Flight(self._fresh, step.zero_blocks))
             self.kv.clean()
         return step
 
@@ -306,6 +320,8 @@ class Scheduler:
         """Settle the oldest step in flight: append drawn tokens, publish blocks that they have filled, finish what has
         ended. Returns the sequences that have got something; results of an old epoch are dropped."""
         self._in_flight.popleft()
+        if self._relief.is_on:
+            self._relief.succeed()
         rows, members = self._rows, self._rows.members
         if plan.num_new is members.ones and members.num_logprobs < 0 and result.tokens.min() >= 0:
             return self._append_all(members.rows, result.tokens, members.seqs)  # all decode, nobody has left since
@@ -372,11 +388,33 @@ class Scheduler:
     def fail(self) -> None:
         """Take all steps in flight back: what they published is found no more, and every running sequence starts over
         from the tokens that the host has. The device's rows are written anew as they do."""
-        for fresh in self._in_flight:
-            self.kv.unpublish(fresh)
+        for flight in self._in_flight:
+            self.kv.unpublish(flight.fresh)
+            self.kv.soil(flight.zeroed)  # perhaps it was not
         self._in_flight.clear()
         for seq in list(self._running):
             self._preempt(seq)
+
+    def shed(self, plan: SchedulerOutput, error: AphroditeError) -> Sequence | None:
+        """Memory has run out in a step: as `fail`, and steps are smaller for a while. If that was tried already, the
+        longest sequence of the step ends with this error, and is returned: the others can go on without it."""
+        longest, length = self._longest(plan)
+        is_vain = self._relief.shrink(int(plan.num_new.sum()), longest, length)
+        self.fail()
+        if longest is None or not is_vain:
+            return None
+        longest.error = error
+        self._finish(longest, "error")
+        return longest
+
+    def _longest(self, plan: SchedulerOutput) -> tuple[Sequence | None, int]:
+        """The sequence of a step with the most tokens computed by its end, and their number; of equals the one that
+        came last. None if nobody of the step is left."""
+        rows = self._rows
+        alive = plan.rows[rows.epochs[plan.rows] == plan.epochs].tolist()
+        lengths = {row: int(rows.computed[row]) for row in alive}
+        row = max(alive, key=lambda row: (lengths[row], rows.at(row).arrival), default=None)
+        return (None, 0) if row is None else (rows.at(row), lengths[row])
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached blocks; running sequences keep theirs."""

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 
-from aphrodite.server.errors import ApiError
+from aphrodite.server.errors import ApiError, invalid
+from aphrodite.server.no_number import find as find_no_number
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _LONE = re.compile(rb"\\u[dD][89aAbBcCdDeEfF]")  # half of a pair; where both halves stand, nothing fails
 _FORM = b"application/x-www-form-urlencoded"
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_NOT_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
+_STEPS = np.array([(chr(byte) in "[{") - (chr(byte) in "]}") for byte in range(256)], np.int8)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,9 @@ def decoded(body: bytes, limits: Limits) -> dict[str, Any]:
     except (msgspec.DecodeError, RecursionError) as error:
         if _LONE.search(body):
             raise ApiError(400, "invalid_unicode", "the body holds an escape that is no text") from None
+        if (no_number := find_no_number(body)) is not None:
+            path, value = no_number
+            raise invalid(path or None, f"{path or 'the body'} must be a finite number, got {value}") from None
         raise ApiError(400, "invalid_json", f"the body must be JSON: {_reason(error)}") from None
     if not isinstance(found, dict):
         raise ApiError(400, "invalid_json", "the body must be a JSON object")
@@ -98,14 +103,14 @@ def _reason(error: Exception) -> str:
 
 
 def _depth(body: bytes) -> int:
-    """How deep brackets are nested outside of texts; found without a parser's stack, and without Python's pace."""
+    """How deep brackets are nested outside of texts; found without a parser's stack, and without Python's pace.
+
+    What is no JSON may seem less deep than it is. The parser will not get as far.
+    """
     if body.count(b"[") + body.count(b"{") <= 1:
         return 1
-    deepest = depth = 0
-    for bracket in _STRING.sub(b"", body).translate(None, _NOT_BRACKETS):
-        if bracket in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        else:
-            depth -= 1
-    return deepest
+    marks = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_MARKS)
+    found = np.frombuffer(marks, np.uint8)
+    steps = _STEPS[found]
+    steps[np.cumsum(found == ord('"'), dtype=np.uint8) & 1 == 1] = 0  # between quotes
+    return int(np.cumsum(steps, dtype=np.int32).max(initial=0))

@@ -81,6 +81,11 @@ def engine_restarting() -> ApiError:
     return ApiError(503, "engine_restarting", "the engine is restarting: try again soon", retry_after_s=5)
 
 
+def engine_stalled() -> ApiError:
+    """The engine is there, and its steps have stopped."""
+    return ApiError(503, "engine_stalled", "the engine's steps have stopped: try again later", retry_after_s=10)
+
+
 def draining() -> ApiError:
     """The server is about to end."""
     return ApiError(503, "draining", "the server is shutting down: ask another one", retry_after_s=10)
@@ -114,6 +119,10 @@ def from_exception(error: BaseException, secrets: Mapping[str, str] = MappingPro
         return invalid(param, _without_text(scrubbed(str(error), secrets), param))
     if isinstance(error, CapacityError):
         return ApiError(503, "out_of_memory", scrubbed(str(error), secrets), retry_after_s=5)
+    if isinstance(error, MemoryError):
+        return ApiError(
+            503, "out_of_memory", "the server had no memory for this request: ask for less", retry_after_s=5
+        )
     if isinstance(error, EngineDied):
         return ApiError(500, "engine_died", scrubbed(str(error), secrets))
     if isinstance(error, AphroditeError):

@@ -26,7 +26,9 @@ _REASONS = {
     408: "Request Timeout",
     414: "URI Too Long",
     431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
 }
+_NO_MEMORY = (503, "out_of_memory", "the server had no memory for this request: ask for less")
 
 
 class _RefusedError(Exception):
@@ -92,7 +94,13 @@ class Protocol(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # there is no other protocol here: the request is answered as it is
-        except httptools.HttpParserError:
+        except MemoryError:
+            self._refuse(*_NO_MEMORY)
+            return
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, MemoryError):  # in one of its calls
+                self._refuse(*_NO_MEMORY)
+                return
             found = self._refusal
             self._refuse(*(found.answer if found is not None else (400, "invalid_http", "this is no HTTP request")))
             return
@@ -226,11 +234,11 @@ class Protocol(HttpToolsProtocol):
 
 
 def _answer(status: int, code: str, message: str) -> bytes:
-    kind = "invalid_request_error"
+    kind, again = ("service_unavailable", "retry-after: 5\r\n") if status == 503 else ("invalid_request_error", "")
     body = msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": code}})
     head = (
         f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        f"content-length: {len(body)}\r\n{again}connection: close\r\n\r\n"
     )
     return head.encode() + body
 

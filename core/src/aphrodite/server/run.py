@@ -138,7 +138,7 @@ class Run(AsyncIterator[list[Piece]]):
         changed: dict[int, Prompt] = {}
         for name, seq in news.items():
             if seq.finish_reason == "error":
-                raise numerical_error()
+                raise numerical_error() if seq.error is None else self._translate(seq.error)
             if seq.finish_reason == "abort" and not seq.num_output and (refusal := self._refusal()) is not None:
                 raise refusal
             prompt = self._by_id[name]
@@ -191,6 +191,11 @@ class Run(AsyncIterator[list[Piece]]):
     def token_text(self, token_id: int) -> str:
         """The text of one token."""
         return self._decode([token_id])
+
+    @property
+    def prepared(self) -> list[Prepared]:
+        """Its prompts, as the engine got them."""
+        return [prompt.prepared for prompt in self.prompts]
 
     @property
     def usage(self) -> Usage:

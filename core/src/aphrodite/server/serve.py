@@ -88,6 +88,7 @@ async def _serve(
         names,
         config.scheduler.max_num_seqs + server.max_queue,
         server.max_queue_tokens,
+        server.max_prompt_logprobs,
         server.request_timeout or None,
         server.strict_params,
         server.chat_template,

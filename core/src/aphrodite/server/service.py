@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from aphrodite.server.errors import (
     deadline_exceeded,
     draining,
     engine_restarting,
+    engine_stalled,
     from_exception,
     invalid,
     model_loading,
@@ -33,7 +35,9 @@ from aphrodite.text.formats.select import AUTO, select
 if TYPE_CHECKING:
     from aphrodite.server.dialect import Call
 
+_LOG = logging.getLogger("aphrodite.server")
 _INLINE_CHARS = 2048  # longer prompts are tokenised on another thread, so that the event loop goes on
+_LOGPROBS_AT_ONCE = 4  # answers' worth
 _MAX_TIMEOUT_S = 86400.0
 
 
@@ -44,6 +48,8 @@ class ServiceSettings:
     model_names     what clients may call the model; the first is shown
     max_sequences   most sequences in the engine and before it
     max_queued_tokens  most tokens of prompts of which nothing has come yet
+    max_prompt_logprobs  most log-probabilities of prompts in one answer; all that are on their way may have four times
+                         as many
     request_timeout_s  a request must be done in that time; None: no limit
     strict_params   refuse parameters that would have no effect
     chat_template   in place of the model's own
@@ -53,6 +59,7 @@ class ServiceSettings:
     model_names: tuple[str, ...]
     max_sequences: int
     max_queued_tokens: int = 1 << 20
+    max_prompt_logprobs: int = 1 << 18
     request_timeout_s: float | None = None
     strict_params: bool = False
     chat_template: str | None = None
@@ -94,6 +101,8 @@ class Service:
         """Why nothing answers."""
         if self.host.health is Health.LOADING:
             return model_loading()
+        if self.host.health is Health.STALLED:
+            return engine_stalled()
         if self.host.health is Health.FAILED:
             why = self.host.last_failure
             shown = from_exception(why).message if why is not None else "the engine could not be started"
@@ -119,7 +128,11 @@ class Service:
 
     async def offload(self, function: Any, *arguments: Any) -> Any:
         """Call a function that takes its time on another thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+        try:
+            found = asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+        except RuntimeError as error:  # there is no memory for a thread
+            raise MemoryError(str(error)) from error
+        return await found
 
     async def start(self, generation: Generation, call: Call) -> Run:
         """Take a request on. ApiError if it cannot be run, or not now.
@@ -136,6 +149,8 @@ class Service:
             )
         timeout_s = self._timeout(generation, call)
         model = self.model
+        if self.host.health is Health.STALLED:  # it would wait for what may never come; those that run keep waiting
+            raise self.unavailable()
         if self.is_paused:
             raise ApiError(503, "paused", "the server is paused: try again later", retry_after_s=5)
         count = generation.num_sequences
@@ -193,6 +208,7 @@ class Service:
         if self.is_draining:
             raise draining()
         self._check_queued(sum(len(one.requests[0].prompt_token_ids) for one in prepared))
+        self._check_logprobs(_num_logprobs(prepared))
         reading = self.reading(model) if generation.chat is not None else PLAIN
         kept = reading.kept(generation.chat)
         prompts: list[Prompt] = []
@@ -231,6 +247,24 @@ class Service:
                 retry_after_s=self.admission.drained_in_s(1),
             )
 
+    def _check_logprobs(self, count: int) -> None:
+        """ApiError if so many log-probabilities of prompts are too many for one answer, or for now."""
+        most = self.settings.max_prompt_logprobs
+        if count > most:
+            raise invalid(
+                "prompt_logprobs",
+                f"prompt_logprobs (or echo with logprobs) gives at most {most} log-probabilities in one answer: tokens "
+                f"times those of each, and n; got {count}, ask for fewer or in several requests",
+            )
+        if count and count + sum(_num_logprobs(run.prepared) for run in self.runs) > _LOGPROBS_AT_ONCE * most:
+            self.metrics.refused.inc()
+            raise ApiError(
+                429,
+                "queue_full",
+                "too many log-probabilities of prompts are on their way: try again later",
+                retry_after_s=self.admission.drained_in_s(1),
+            )
+
     def reading(self, model: Model) -> Reading:
         """How its answers are read; found out once."""
         if self._reading is None or self._reading[0] is not model:
@@ -259,7 +293,9 @@ class Service:
         model = self.host.model
         folder = {model.frontend.card.folder: "the model"} if model is not None else {}
         found = from_exception(error, folder)
-        if not isinstance(error, (ApiError, AphroditeError)):
+        if isinstance(error, MemoryError):
+            _LOG.error("memory ran out in the server's own process")
+        elif not isinstance(error, (ApiError, AphroditeError)):
             self.metrics.bug(error)
         return found
 
@@ -280,6 +316,17 @@ class Service:
     def close(self) -> None:
         """End the threads."""
         self._workers.shutdown(wait=False, cancel_futures=True)
+
+
+def _num_logprobs(prepared: Sequence[Prepared]) -> int:
+    """Log-probabilities of prompts that an answer may hold: of each continuation, where it echoes the prompt."""
+    total = 0
+    for one in prepared:
+        request = one.requests[0]
+        if request.sampling.prompt_logprobs is not None:
+            each = request.sampling.prompt_logprobs + 1
+            total += len(request.prompt_token_ids) * each * request.sampling.n
+    return total
 
 
 def _text_of(model: Model, ids: Sequence[int]) -> str:

@@ -36,6 +36,8 @@ def read_slow(folder: Path) -> Vocabulary | None:
     """
     files = sorted(path.name for pattern in _FILES for path in folder.glob(pattern))
     if not files:
+        if own := _own_code(folder):
+            raise ModelError(f"{folder} has no tokenizer.json, and {own}", subject=str(folder))
         return None
     what = f"{folder} has {files[0]} and no tokenizer.json"
     modules = ["transformers", *(("sentencepiece", "google.protobuf") if files[0].endswith(_SENTENCEPIECE) else ())]
@@ -49,15 +51,25 @@ def read_slow(folder: Path) -> Vocabulary | None:
                 str(folder), trust_remote_code=False, local_files_only=True
             )
     except Exception as error:  # whatever a class of Transformers raises
-        reason = "it asks for code of its own (auto_map), which is never run"
-        if "auto_map" not in TokenizerConfig.read(folder).data:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:_MAX_REASON]}"
+        reason = _own_code(folder) or f"{type(error).__name__}: {' '.join(str(error).split())[:_MAX_REASON]}"
         raise ModelError(f"{what}, and Transformers cannot read it: {reason}", subject=str(folder)) from None
     if not tokenizer.is_fast:
         return SlowVocabulary(tokenizer)
     library = _Library.from_str(tokenizer.backend_tokenizer.to_str())
     library.encode_special_tokens = bool(tokenizer.split_special_tokens)
     return LibraryVocabulary(library, cleans_up=tidies(library, tokenizer.init_kwargs))
+
+
+def _own_code(folder: Path) -> str:
+    """That tokenizer_config.json asks for code of the folder's, if it does."""
+    listed = TokenizerConfig.read(folder).data.get("auto_map")
+    if listed is None:
+        return ""
+    shown = str(listed.get("AutoTokenizer") if isinstance(listed, Mapping) else listed)[:_MAX_REASON]
+    return (
+        f"{folder / 'tokenizer_config.json'} asks for code of its own (auto_map: {shown!r}), which is never run: there "
+        "is no trust_remote_code here"
+    )
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from aphrodite.text.guarded import GuardedEncode
 from aphrodite.text.slow import read_slow
 from aphrodite.text.stream import TokenStream
-from aphrodite.text.tokenizer_config import TOKENIZER_FILE, TokenizerConfig
+from aphrodite.text.tokenizer_config import TOKENIZER_FILE, TokenizerConfig, is_there
 from aphrodite.text.vocabulary import Vocabulary, read_vocabulary
 
 
@@ -30,7 +30,7 @@ class Tokenizer:
         """The folder's; None if it has none. ModelError if it cannot be read, or only by Transformers and that is
         not installed."""
         path = folder / TOKENIZER_FILE
-        if path.is_file():
+        if is_there(path):
             return cls(read_vocabulary(path, TokenizerConfig.read(folder)))
         slow = read_slow(folder)
         return None if slow is None else cls(slow)

@@ -110,8 +110,17 @@ class TokenizerConfig:
         return added if "added_tokens_decoder" in self.data else {**added, **filed}
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is such a file. ModelError for a link that leads nowhere, or to itself."""
+    if path.is_file():
+        return True
+    if path.is_symlink():
+        raise ModelError(f"{path} is a link that leads to no file: is the download complete?", subject=str(path))
+    return False
+
+
 def _read(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+    return read_json(path) if is_there(path) else {}
 
 
 def _is_name(name: str, value: Any) -> bool:

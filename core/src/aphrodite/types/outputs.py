@@ -24,7 +24,7 @@ class CompletionOutput:
     text           the decoding of all its ids, or what of it stands before the stop string that ended it; "" without a
                    tokenizer
     finish_reason  "stop" (an end token, or a stop string), "length", "abort", or "error" (the logits were not numbers,
-                   or left no token to draw); None while it goes on
+                   or left no token to draw; or memory ran out for it, as the log says); None while it goes on
     stop_reason    what ended it, if it is not the model's own end token: the token id, or the stop string
     """
 

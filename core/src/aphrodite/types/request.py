@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from aphrodite.errors import AphroditeError
 from aphrodite.types.sampling_params import SamplingParams
 from aphrodite.types.shaping import PLAIN, Shaping
 
@@ -66,6 +67,9 @@ class Sequence:
     reads_cache   whether it may start from cached blocks
     regime        which range of lengths it is in: keys and values of another one are not its own
     num_cached_tokens  tokens that came from the prefix cache when it first started; None before
+    exhausted_at  tokens of it that would have been computed by the end of a step in which memory ran out, and of which
+                  it was the longest; 0 if there was none
+    error         why its finish_reason is "error"; None: its logits were no numbers
     row, epoch    its place on the device; results of another epoch are not its own
     """
 
@@ -88,6 +92,8 @@ class Sequence:
     reads_cache: bool = True
     regime: int = 0
     num_cached_tokens: int | None = None
+    exhausted_at: int = 0
+    error: AphroditeError | None = None
     times: Times = field(default_factory=Times)
 
     @property

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from aphrodite.errors import CheckpointError, ModelError
 from aphrodite.platform.dtypes import ITEMSIZE, torch_dtype
+from aphrodite.weights.header import read_header
 from aphrodite.weights.source import TensorInfo
 
 _DTYPES = {"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16"}
-_MAX_HEADER_BYTES = 100 << 20
 
 
 @dataclass(frozen=True)
@@ -44,16 +42,17 @@ class SafetensorsSource:
         self._places: dict[str, _Place] = {}
         self._file: tuple[Path, BinaryIO] | None = None
         for path in _files(folder):
-            for name, entry, base in _header(path):
+            where = str(path)
+            for name, entry, base in read_header(path):
                 if skip_unreadable and entry["dtype"] not in _DTYPES:
                     self.unreadable[name] = entry["dtype"]
                     continue
                 if name in self._infos:
                     raise CheckpointError(f"{path}: tensor {name!r} is also in {self._infos[name].where}", subject=name)
-                self._infos[name] = _info(name, entry, path)
+                self._infos[name] = _info(name, entry, where)
                 self._places[name] = _Place(path, base + entry["data_offsets"][0])
-        order = sorted(self._infos, key=lambda name: (str(self._places[name].path), self._places[name].offset))
-        self._infos = {name: self._infos[name] for name in order}
+        order = sorted(self._infos.values(), key=lambda info: (info.where, self._places[info.name].offset))
+        self._infos = {info.name: info for info in order}
 
     def infos(self) -> Mapping[str, TensorInfo]:
         return self._infos
@@ -117,37 +116,10 @@ def _indexed(index: Path) -> list[str]:
     return sorted(names)
 
 
-def _header(path: Path) -> list[tuple[str, dict[str, Any], int]]:
-    """(tensor, header entry, where the data section begins) of a file that the library has found sound."""
-    try:
-        with safe_open(path, framework="numpy"):
-            pass
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            if size > _MAX_HEADER_BYTES:
-                raise ValueError(f"a header of {size} bytes")
-            entries = json.loads(file.read(size), object_pairs_hook=_no_duplicates)
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        size = path.stat().st_size if path.is_file() else 0
-        raise CheckpointError(
-            f"{path} ({size} bytes) is not a sound safetensors file: {error}; is the download complete?",
-            subject=str(path),
-        ) from None
-    return [(name, entry, 8 + size) for name, entry in entries.items() if name != "__metadata__"]
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the header names {next(n for n in names if names.count(n) > 1)!r} twice")
-    return found
-
-
-def _info(name: str, entry: Mapping[str, Any], path: Path) -> TensorInfo:
+def _info(name: str, entry: Mapping[str, Any], where: str) -> TensorInfo:
     if entry["dtype"] not in _DTYPES:
         raise CheckpointError(
-            f"{path}: tensor {name!r} is {entry['dtype']}; weights must be one of {', '.join(_DTYPES)}",
+            f"{where}: tensor {name!r} is {entry['dtype']}; weights must be one of {', '.join(_DTYPES)}",
             subject=name,
         )
-    return TensorInfo(name, tuple(entry["shape"]), _DTYPES[entry["dtype"]], os.fspath(path))
+    return TensorInfo(name, tuple(entry["shape"]), _DTYPES[entry["dtype"]], where)

@@ -143,6 +143,9 @@ class ToyMemory:
 
         return KVView(half(head_dim), half(value_dim), layout, block_size)
 
+    def trim(self) -> None:
+        pass  # what is free is the host's own
+
     def host(self, shape: Sequence[int], dtype: str) -> torch.Tensor:
         return poison(torch.empty(tuple(shape), dtype=torch_dtype(dtype)))
 

@@ -202,6 +202,7 @@ class RemoteEngine(asyncio.Protocol):
             if item.finish_reason is not None:
                 del self._live[item.request_id]
                 seq.stop_reason = item.stop_reason
+                seq.error = messages.exception_of(item.error) if item.error is not None else None
                 seq.finish_reason = item.finish_reason  # last: whoever sees it has all of the sequence
             news.setdefault(sink, []).append(seq)
         for sink, seqs in news.items():

@@ -55,7 +55,7 @@ class Error(msgspec.Struct, array_like=True, frozen=True):
 
 class Update(msgspec.Struct, array_like=True, frozen=True):
     """What a sequence has got since its last update; `facts` with the first and the last: tokens from the prefix cache,
-    preemptions and times."""
+    preemptions and times; `error` where it ended with one and its own logits are not to blame."""
 
     request_id: str
     token_ids: list[int]
@@ -64,6 +64,7 @@ class Update(msgspec.Struct, array_like=True, frozen=True):
     logprobs: list[Logprobs] | None = None
     prompt_logprobs: list[Logprobs] | None = None
     facts: tuple[int, int, float, float | None, float | None, float | None] | None = None
+    error: Error | None = None
 
 
 # ---- to the engine --------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ from aphrodite.types.request import Request
 from aphrodite.types.request import Sequence as EngineSequence
 from aphrodite.types.stats import EngineStats
 
-_BUSY_S, _IDLE_S = 1.0, 5.0  # from pulse to pulse
+PULSE_S = (1.0, 5.0)  # from pulse to pulse, while there is work and while there is none
 _SEND_BUFFER = 4 << 20
 _LOG = logging.getLogger("aphrodite")
 
@@ -125,7 +125,10 @@ class _Teller:
             if isinstance(news.error, DeviceError):  # it would fail every other request too
                 _end(self._channel, news.error)
             return
-        self._channel.send(Updates([self._update(seq) for seq in news]))
+        # A part of the prompt's log-probabilities is no news: with the first token they are all there.
+        items = [self._update(seq) for seq in news if seq.num_output or seq.finish_reason is not None]
+        if items:
+            self._channel.send(Updates(items))
 
     def _update(self, seq: EngineSequence) -> Update:
         request = seq.request
@@ -138,12 +141,14 @@ class _Teller:
             self._told[name] = start + len(tokens)
         else:
             self._told.pop(name, None)
-        if not first and reason is None and wanted.logprobs is None:
+        # A long prompt makes news before its last chunk; its log-probabilities are whole once a token is drawn.
+        brings_prompt = wanted.prompt_logprobs is not None and start == 0 and bool(tokens or reason)
+        if not first and reason is None and wanted.logprobs is None and not brings_prompt:
             return Update(name, tokens)
         logprobs = prompt_logprobs = None
         if wanted.logprobs is not None:
             logprobs = [messages.logprobs_of(entry) for entry in seq.logprobs[start:]]
-        if first and wanted.prompt_logprobs is not None:
+        if brings_prompt:
             prompt_logprobs = [messages.logprobs_of(entry) for entry in seq.prompt_logprobs]
         times = seq.times
         facts = (
@@ -154,10 +159,11 @@ class _Teller:
             times.first_token_s,
             times.finished_s,
         )
-        return Update(name, tokens, reason, seq.stop_reason, logprobs, prompt_logprobs, facts)
+        error = messages.error_of(seq.error) if seq.error is not None else None
+        return Update(name, tokens, reason, seq.stop_reason, logprobs, prompt_logprobs, facts, error)
 
 
-def serve(channel: Channel, build: Build) -> None:
+def serve(channel: Channel, build: Build, pulse_s: tuple[float, float] = PULSE_S) -> None:
     """Build the engine that the first message asks for, and run it until the other end is gone. Does not return."""
     first = channel.receive()
     if not isinstance(first, Start) or first.version != VERSION:
@@ -180,7 +186,7 @@ def serve(channel: Channel, build: Build) -> None:
     gc.enable()
     teller = _Teller(channel)
     channel.send(Ready(built.card, built.max_num_seqs, built.reasons, built.notes))
-    threading.Thread(target=_pulses, args=(loop, channel), daemon=True).start()
+    threading.Thread(target=_pulses, args=(loop, channel, *pulse_s), daemon=True).start()
     inbox.hand_to(lambda message: _handle(message, loop, teller, channel))
 
 
@@ -242,15 +248,16 @@ def _unwired(found: list[messages.WireRequest]) -> list[Request]:
     return [messages.unwired(one) for one in found]
 
 
-def _pulses(loop: EngineLoop, channel: Channel) -> None:
-    """Say that the engine's thread is alive, by asking it."""
+def _pulses(loop: EngineLoop, channel: Channel, busy_s: float, idle_s: float) -> None:
+    """Say that the engine's thread is alive, by asking it. It answers between two steps: whatever is silent for longer
+    than a step takes has stopped, be it the process, its device or a kernel."""
     last: EngineStats | None = None
     while True:
         stats = loop.call(Engine.stats)
         channel.send(Pulse(stats))
         is_busy = bool(stats.num_running or stats.num_waiting) or stats != last
         last = stats
-        time.sleep(_BUSY_S if is_busy else _IDLE_S)
+        time.sleep(busy_s if is_busy else idle_s)
 
 
 def _end(channel: Channel, error: BaseException) -> None:
@@ -278,7 +285,7 @@ def assembled(config: EngineConfig, progress: Progress) -> Built:
     )
 
 
-def main(build: Build = assembled) -> None:
+def main(build: Build = assembled, pulse_s: tuple[float, float] = PULSE_S) -> None:
     """Run on the socket whose number is the last argument."""
     gc.disable()  # while modules and weights are loaded nothing becomes garbage, and looking for it takes 0.2 s
     # A terminal's Ctrl-C, and a service manager's SIGTERM, reach the whole group: the server decides when we end.
@@ -289,7 +296,7 @@ def main(build: Build = assembled) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     channel = Channel(sock)
     try:
-        serve(channel, build)
+        serve(channel, build, pulse_s)
     except BaseException as error:
         _LOG.exception("the engine's process has failed")
         _end(channel, error)

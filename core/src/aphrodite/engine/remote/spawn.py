@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
@@ -12,6 +11,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -35,6 +35,7 @@ class Process:
     popen: subprocess.Popen[bytes]
     sock: socket.socket
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=_KEPT_LINES))
+    _code: Future[int] = field(default_factory=Future)
 
     @classmethod
     def spawn(cls, config: EngineConfig, command: Sequence[str] = COMMAND) -> Process:
@@ -61,23 +62,11 @@ class Process:
                 text = line.decode(errors="replace").rstrip()
                 self.lines.append(text[:_KEPT_CHARS])
                 _LOG.info("%s", text)
+        self._code.set_result(self.popen.wait())
 
     async def ended(self) -> int:
-        """Wait for its end; its exit code, negative for a signal."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[int] = loop.create_future()
-
-        def tell(code: int) -> None:
-            if not done.done():
-                done.set_result(code)
-
-        def wait() -> None:
-            code = self.popen.wait()
-            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
-                loop.call_soon_threadsafe(tell, code)
-
-        threading.Thread(target=wait, daemon=True).start()
-        return await done
+        """Wait for its end; its exit code, negative for a signal. Starts no thread: there may be no memory for one."""
+        return await asyncio.shield(asyncio.wrap_future(self._code))
 
     def kill(self) -> None:
         """End it at once."""

@@ -29,6 +29,8 @@ _STEERING = (
 _RECURRENT = ("conv", "delta", "linear", "lightning", "mamba", "recurrent", "rwkv", "ssm")
 STATE = "recurrent state beside the keys and values of attention"
 # Whether a token's angles follow from its position alone, or up to some length only, and what that length is.
+_RUNS = ("AutoConfig", "AutoModel")  # entries of auto_map that stand for the model's own code
+_MOST_SHOWN = 500
 _STATIC_ROPE = ("default", "linear", "llama3", "proportional", "yarn")
 _MOVING_ROPE = {
     "dynamic": "where the dynamic scaling begins to turn all keys of a sequence",
@@ -139,12 +141,18 @@ def _refusal(where: str, architecture: str, version: str, what: str) -> ModelErr
 
 
 def _remote_code(data: Mapping[str, Any]) -> str:
-    """The checkpoint's own code that config.json asks for, or ""."""
-    listed = data.get("auto_map")
-    if not isinstance(listed, Mapping):
-        return ""
-    asked = [f"{name}: {code}" for name, code in listed.items() if name.startswith(("AutoConfig", "AutoModel"))]
-    return ", ".join(asked)
+    """The checkpoint's own code that config.json asks for, in its parts too, or ""."""
+    asked: list[str] = []
+    parts = [("", data)]
+    for where, part in parts:  # it grows: a config may be nested deeper than calls may be
+        for name, value in part.items():
+            if not isinstance(value, Mapping):
+                continue
+            if name != "auto_map":
+                parts.append((f"{where}{name}.", value))
+                continue
+            asked += [f"{where}{kind}: {code}" for kind, code in value.items() if kind.startswith(_RUNS)]
+    return ", ".join(asked)[:_MOST_SHOWN]
 
 
 def _read(kind: type[Any], config: HFConfig, alone: str) -> Any:

@@ -24,6 +24,7 @@ class Ollama:
         """What it answers."""
         return (
             Route("HEAD", "/", _alive, "Whether anybody is here", {"type": "string"}),
+            Route("GET", "/", _greeting, "Who is here, for people too", {"type": "string"}),
             Route("GET", "/api/version", _version, "The API's version", schemas.VERSION),
             Route("GET", "/api/tags", models.tags, "List the model's names", schemas.MODELS, statuses=(500,)),
             Route("GET", "/api/ps", models.running, "List what is loaded", schemas.MODELS, statuses=(500,)),
@@ -74,6 +75,10 @@ class Ollama:
 
 async def _alive(call: Call) -> Reply:
     return Json(b"", content_type="text/plain")
+
+
+async def _greeting(call: Call) -> Reply:
+    return Json(b"Aphrodite is running\n", content_type="text/plain")
 
 
 async def _version(call: Call) -> Reply:

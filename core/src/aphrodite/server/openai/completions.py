@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from aphrodite.server.dialect import Call, Json, Reply, Stream, event
 from aphrodite.server.errors import invalid
-from aphrodite.server.generation import Generation, Piece
+from aphrodite.server.generation import Choice, Generation, Piece
 from aphrodite.server.openai import fields
 from aphrodite.server.openai.fields import Streaming
 from aphrodite.server.parameters import read
 from aphrodite.server.run import Run
 from aphrodite.text.formats.events import Content
 from aphrodite.types.outputs import Logprob
+
+Offload = Callable[..., Awaitable[Any]]  # calls a function on another thread
 
 _OWN = (
     "model",
@@ -42,6 +45,11 @@ class _Asked:
     streaming: Streaming
     echo: bool
 
+    @property
+    def is_long(self) -> bool:
+        """Whether the answer may be so long that it is not for the event loop to write: prompts are, sometimes."""
+        return self.echo and self.generation.sampling.prompt_logprobs is not None
+
 
 async def complete(call: Call) -> Reply:
     """Continue prompts."""
@@ -54,8 +62,8 @@ async def complete(call: Call) -> Reply:
     if asked.generation.ignored:
         head["ignored_params"] = list(asked.generation.ignored)
     if asked.streaming.on:
-        return Stream(_frames(run, asked, head))
-    return Json(await _whole(run, asked, head))
+        return Stream(_frames(run, asked, head, call.service.offload))
+    return Json(await _whole(run, asked, head, call.service.offload))
 
 
 def _read(body: Mapping[str, Any], call: Call) -> _Asked:
@@ -110,11 +118,16 @@ def prompts_of(value: Any, most: int) -> list[Any]:
     return value
 
 
-async def _whole(run: Run, asked: _Asked, head: dict[str, Any]) -> dict[str, Any]:
+async def _whole(run: Run, asked: _Asked, head: dict[str, Any], offload: Offload) -> dict[str, Any]:
     try:
         choices = await run.whole()
     finally:
         run.close()
+    found = await offload(_choices, run, asked, choices) if asked.is_long else _choices(run, asked, choices)
+    return {**head, "choices": found, "usage": fields.usage(run.usage)}
+
+
+def _choices(run: Run, asked: _Asked, choices: Sequence[Choice]) -> list[dict[str, Any]]:
     found = []
     for index, choice in enumerate(choices):
         before, positions = _echoed(run, asked, index)
@@ -122,22 +135,22 @@ async def _whole(run: Run, asked: _Asked, head: dict[str, Any]) -> dict[str, Any
         if choice.logprobs is not None:
             logprobs = _Logprobs().add([*positions, *choice.logprobs])
         found.append(_choice(index, before + choice.content, logprobs, choice.finish_reason, choice.stop_reason))
-    return {**head, "choices": found, "usage": fields.usage(run.usage)}
+    return found
 
 
-async def _frames(run: Run, asked: _Asked, head: dict[str, Any]) -> AsyncIterator[bytes]:
+async def _frames(run: Run, asked: _Asked, head: dict[str, Any], offload: Offload) -> AsyncIterator[bytes]:
     begun: dict[int, _Logprobs] = {}
     ignored = head.pop("ignored_params", None)
     try:
         async for pieces in run:
             parts = []
             for piece in pieces:
-                before: str = ""
-                positions: list[Mapping[int, Logprob] | str] = []
-                if piece.choice not in begun:
-                    begun[piece.choice] = _Logprobs()
-                    before, positions = _echoed(run, asked, piece.choice)
-                found = _piece(piece, before, positions, begun[piece.choice])
+                if piece.choice in begun:
+                    found = _piece(piece, "", [], begun[piece.choice])
+                else:
+                    begun[piece.choice] = logprobs = _Logprobs()
+                    first = partial(_first_piece, run, asked, piece, logprobs)
+                    found = await offload(first) if asked.is_long else first()
                 if found is None:
                     continue
                 chunk = {**head, "choices": [found]}
@@ -151,6 +164,11 @@ async def _frames(run: Run, asked: _Asked, head: dict[str, Any]) -> AsyncIterato
         yield b"data: [DONE]\n\n"
     finally:
         run.close()
+
+
+def _first_piece(run: Run, asked: _Asked, piece: Piece, logprobs: _Logprobs) -> dict[str, Any] | None:
+    before, positions = _echoed(run, asked, piece.choice)
+    return _piece(piece, before, positions, logprobs)
 
 
 def _piece(piece: Piece, before: str, positions: Sequence[Any], logprobs: _Logprobs) -> dict[str, Any] | None:
