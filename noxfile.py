@@ -1,4 +1,4 @@
-"""The project's commands: `nox -s demo`, `tests`, `lint`, `types`, `build`, `docs`, `soak`, `fuzz`.
+"""The project's commands: `nox -s demo`, `tests`, `lint` and so on; `nox -l` lists them.
 
 torch is by far the largest thing to install, so the sessions that need it share one environment,
 .nox/torch, which nox cannot do by itself: those sessions ask `torch_environment` for its Python. It installs
@@ -53,16 +53,16 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Run the tests; what follows -- is passed to pytest."""
-    session.run(torch_environment(session), "-m", "pytest", *session.posargs)
+    """Run the tests, a process a core; what follows -- is passed to pytest (-n 0: all in one process)."""
+    workers = ("--numprocesses=auto", "--maxprocesses=8", "--dist=worksteal")
+    one_thread = {"OMP_NUM_THREADS": "1"}  # pools of threads that share cores wait for one another
+    session.run(torch_environment(session), "-m", "pytest", *workers, *session.posargs, env=one_thread)
 
 
 @nox.session(venv_backend="none")
 def soak(session: nox.Session) -> None:
     """Abuse a server for a while, on each device that needs no hardware, and see what is left."""
-    python = torch_environment(session)
-    for device in ("cpu", "toy"):
-        session.run(python, "benchmarks/soak.py", "--device", device, *session.posargs)
+    session.run(torch_environment(session), "benchmarks/soak.py", *session.posargs)
 
 
 @nox.session
@@ -71,6 +71,26 @@ def fuzz(session: nox.Session) -> None:
     session.install(*group("fuzz"))
     python = torch_environment(session)
     session.run("python", "benchmarks/fuzz.py", "--python", python, *session.posargs)
+
+
+@nox.session
+def clients(session: nox.Session) -> None:
+    """Run the tests of clients that are too large for the environment of the others."""
+    session.install(*group("clients"))
+    python = torch_environment(session)
+    session.run("python", "-m", "pytest", "tests/clients/langchain.py", "--python", python, *session.posargs)
+
+
+@nox.session
+def lm_eval(session: nox.Session) -> None:
+    """Evaluate local tasks with lm-eval, over HTTP and with its own `hf` backend, which must agree; two minutes."""
+    python = torch_environment(session)
+    # hf computes with the torch that is there already: pip finds it through this file, and installs no other.
+    own = run_for_output(session, "python", "import sysconfig; print(sysconfig.get_path('purelib'))")
+    shared = run_for_output(session, python, "import sysconfig; print(sysconfig.get_path('purelib'))")
+    (Path(own) / "borrowed.pth").write_text(shared + "\n")
+    session.install(*group("lm_eval"))
+    session.run("python", "benchmarks/lm_eval_compare.py", "--python", python, *session.posargs)
 
 
 @nox.session

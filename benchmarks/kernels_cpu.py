@@ -2,7 +2,8 @@
 
     python benchmarks/kernels_cpu.py [--threads N] [--dtypes f32 bf16] [--out FILE]
 
-For each kernel, shape and dtype: our time; torch's eager time for the same thing (F.rms_norm; F.silu(a) * b);
+For each kernel, shape and dtype: our time; torch's eager time for the same thing (F.rms_norm; F.silu(a) * b; its fused
+attention of one query a sequence, over keys that already lie side by side, which a paged cache does not give it);
 and the floor, which is the time of a plain copy that moves as many bytes, measured here with the same number
 of threads and the same amount of memory, so that it lies in the same cache. ours/floor near 1 means that
 memory is the limit. The three are timed in turn, window by window, so that noise on the machine meets all of
@@ -31,8 +32,13 @@ import torch.nn.functional as F
 import aphrodite_kernels_cpu as kernels
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-WIDTHS = {"rms_norm": (576, 4096), "act_mul": (1536, 14336)}  # a small model's, a large one's
 ROWS = (1, 16, 512)
+SHAPES = {  # rows and widths: a small model's, a large one's; of attn_decode sequences and their length
+    "rms_norm": [(rows, width) for width in (576, 4096) for rows in ROWS],
+    "act_mul": [(rows, width) for width in (1536, 14336) for rows in ROWS],
+    "attn_decode": [(1, 512), (1, 8192), (32, 512)],
+}
+KV_HEADS, GROUP, HEAD_DIM, BLOCK = 8, 4, 128, 16
 EPS = 1e-6
 
 Call = Callable[[], object]
@@ -74,16 +80,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     print(
-        f"{'kernel':9} {'T':>4} {'width':>6} {'dtype':5} {'ours us':>9} {'torch us':>9} {'floor us':>9}"
+        f"{'kernel':11} {'T':>4} {'width':>6} {'dtype':5} {'ours us':>9} {'torch us':>9} {'floor us':>9}"
         f" {'torch/ours':>11} {'ours/floor':>11} {'copy GB/s':>10}"
     )
     results = []
-    for kernel, widths in WIDTHS.items():
-        for width in widths:
-            for rows in ROWS:
-                for dtype in options.dtypes:
-                    results.append(measure(kernel, rows, width, dtype, options.seconds))
-                    print_line(results[-1])
+    for kernel, shapes in SHAPES.items():
+        for rows, width in shapes:
+            for dtype in options.dtypes:
+                results.append(measure(kernel, rows, width, dtype, options.seconds))
+                print_line(results[-1])
     if options.out:
         document = {
             "schema": "aphrodite.bench.kernels_cpu/1",
@@ -105,7 +110,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def measure(kernel: str, rows: int, width: int, dtype: str, seconds: float) -> Result:
     """Time one kernel at one shape. Its bytes are inputs read once and the output written once."""
-    make = {"rms_norm": rms_norm, "act_mul": act_mul}[kernel]
+    make = {"rms_norm": rms_norm, "act_mul": act_mul, "attn_decode": attn_decode}[kernel]
     ours, theirs, num_bytes = make(rows, width, dtype)
     source = torch.zeros(num_bytes // 2, dtype=torch.uint8)
     target = torch.empty_like(source)
@@ -163,6 +168,35 @@ def act_mul(rows: int, width: int, dtype: str) -> tuple[Call, Call, int]:
     return ours, lambda: F.silu(gate) * up, 3 * out.numel() * out.element_size()
 
 
+def attn_decode(rows: int, width: int, dtype: str) -> tuple[Call, Call, int]:
+    """Our call, torch's, and the bytes they move: keys and values, beside which the rest is nothing."""
+    heads, kind = KV_HEADS * GROUP, DTYPES[dtype]
+    q, out = torch.randn(rows, heads, HEAD_DIM).to(kind), torch.empty(rows, heads, HEAD_DIM, dtype=kind)
+    k, v = (torch.randn(rows, width, KV_HEADS, HEAD_DIM).to(kind) for _ in range(2))
+    order = torch.randperm(rows * width // BLOCK)
+    blocks = [torch.empty(len(order), BLOCK, KV_HEADS, HEAD_DIM, dtype=kind) for _ in range(2)]
+    for cache, plain in zip(blocks, (k, v), strict=True):
+        cache[order] = plain.view(cache.shape)
+    tables = order.int().view(rows, -1)
+    lengths, cu_q = torch.full((rows,), width, dtype=torch.int32), torch.arange(rows + 1, dtype=torch.int32)
+    place = (out.data_ptr(), 0, q.data_ptr(), *(cache.data_ptr() for cache in blocks), tables.data_ptr())
+    place = (*place, lengths.data_ptr(), cu_q.data_ptr(), 0, rows, KV_HEADS, GROUP, HEAD_DIM, HEAD_DIM, BLOCK)
+    row, code, scale = (heads * HEAD_DIM, HEAD_DIM), kernels.DTYPES[dtype], HEAD_DIM**-0.5
+    cell = blocks[0].stride()[:3]
+
+    def ours(keep: object = (q, out, blocks, tables, lengths, cu_q)) -> None:  # `place` does not keep their memory
+        kernels.attn_decode(*place, row, 0, row, cell, cell, tables.stride(0), 0, scale, 0.0, code, code)
+
+    queries, keys, values = q[:, :, None], k.transpose(1, 2), v.transpose(1, 2)
+
+    def theirs() -> torch.Tensor:
+        return F.scaled_dot_product_attention(queries, keys, values, enable_gqa=True)
+
+    ours()
+    torch.testing.assert_close(out, theirs()[:, :, 0], rtol=2e-2, atol=2e-2)
+    return ours, theirs, 2 * k.numel() * k.element_size()
+
+
 def time_in_turn(calls: list[Call], seconds: float) -> list[list[float]]:
     """Seconds a call in at least five windows for each of `calls`, one window of each at a time."""
     repeats = []
@@ -187,7 +221,7 @@ def time_in_turn(calls: list[Call], seconds: float) -> list[list[float]]:
 def print_line(result: Result) -> None:
     """One line of the table."""
     print(
-        f"{result.kernel:9} {result.rows:4} {result.width:6} {result.dtype:5} {result.ours_s * 1e6:9.2f}"
+        f"{result.kernel:11} {result.rows:4} {result.width:6} {result.dtype:5} {result.ours_s * 1e6:9.2f}"
         f" {result.torch_s * 1e6:9.2f} {result.floor_s * 1e6:9.2f} {result.torch_over_ours:11.2f}"
         f" {result.ours_over_floor:11.2f} {result.copy_bytes_per_s / 1e9:10.1f}",
         flush=True,

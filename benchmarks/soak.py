@@ -1,160 +1,70 @@
 """What is left of a server after much abuse: the engine killed again and again, a storm of clients, many requests.
 
-    python benchmarks/soak.py [--device cpu] [--kills 20] [--storm 2000] [--requests 20000] [--out FILE]
+    python benchmarks/soak.py [--devices cpu,toy] [--kills 20] [--rounds 20] [--storm 2000] [--requests 20000]
+                              [--out FOLDER]
 
-`aphrodite run` on a tiny checkpoint, in this order:
+`aphrodite run` of a small model on each device, in this order:
 
-    kills      8 streams, then SIGKILL for the engine's process: seconds until the last stream has its error, and until
-               the server is ready again, beside those of the first load
-    storm      clients that leave, send nonsense, read slowly or ask properly, 256 at a time; each whole answer is
-               compared with what the same request got alone
-    requests   short ones, 64 at a time; resident memory of both processes before and after the second half
+    kills        8 streams, then SIGKILL for the engine's process: seconds until the last stream has its error, and
+                 until the server is ready again, beside those of the first load
+    disconnects  1,000 streams, each cut at a moment of its own, in rounds: seconds until the server holds none of them,
+                 and until the engine says so of its blocks, which it does once a second
+    storm        clients that leave, send nonsense, read slowly or ask properly, 256 at a time; each whole answer is
+                 compared with what the same request got alone
+    requests     of many lengths, 64 at a time; resident memory of both processes before and after the second half
 
 After each, the books must balance: no request in flight, every KV block free, no leak, the canary's answer the same.
-Exit code 1 if anything is not as it must be. --out writes {"schema": "aphrodite.bench.soak/1", ...}.
+Exit code 1 if anything is not as it must be. --out writes {"schema": "aphrodite.bench.soak/2", ...} with each promise,
+its figure and its mark, to soak-DEVICE.json there.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
-import platform
 import random
 import signal
-import socket
-import subprocess
 import sys
-import tempfile
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+from served import Server, ask, circumstances, posted, streamed_text
 
 MOST_ERROR_S = 1.0
 MOST_LATER_S = 5.0  # over a cold load
+MOST_HELD_S = 1.0
+PULSE_S = 1.0  # how old the engine's word may be
 MOST_GROWTH_BYTES = 16 << 20
-CANARY = {"prompt": "The engine", "max_tokens": 24, "temperature": 0}
+FLAGS = ("--num-blocks", "600", "--max-num-seqs", "64", "--max-queue", "2000")
+_STREAMS = 1000  # of a round of disconnects
+_WITHIN_S = 4.0  # from the first cut to the last: one core, for all processes, starts and ends 400 streams a second
 _PROMPTS = ("The engine", "A block of tokens", "import torch", "def main", "sequences and steps", "x " * 40)
 _FAULTS = (b'{"prompt": ', b"\xff\xfe", b'{"prompt": "a", "n": 1000}', b'{"prompt": "a", "temperature": "hot"}', b"[]")
 
 
-class Server:
-    """The process, and what it says of itself."""
+@dataclass(frozen=True)
+class Promise:
+    """What was promised, what was seen, and the most that may be."""
 
-    def __init__(self, folder: str, device: str) -> None:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port: int = sock.getsockname()[1]
-        flags = ["--device", device, "--num-blocks", "600", "--max-num-seqs", "64", "--max-queue", "2000"]
-        command = [sys.executable, "-m", "aphrodite.cli.main", "run", folder, "--port", str(self.port), *flags]
-        self.popen = subprocess.Popen([*command, "--no-log-requests"], stderr=subprocess.DEVNULL)
+    promise: str
+    figure: float
+    mark: float
+    unit: str
 
     @property
-    def engine_pid(self) -> int:
-        """The engine's process."""
-        children = Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text().split()
-        return int(children[0])
-
-    async def get(self, path: str) -> tuple[int, bytes]:
-        """A route's status and body."""
-        return await ask(self.port, b"GET %s HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n" % path.encode())
-
-    async def complete(self, **asked: Any) -> tuple[int, Any]:
-        """An answer's status and content."""
-        status, body = await ask(self.port, posted(json.dumps(asked).encode()))
-        return status, json.loads(body)
-
-    async def ready(self, within_s: float = 60.0) -> float:
-        """Wait until it is; how long that took."""
-        began = time.monotonic()
-        while time.monotonic() - began < within_s:
-            try:
-                if (await self.get("/ready"))[0] == 200:
-                    return time.monotonic() - began
-            except OSError:
-                pass
-            await asyncio.sleep(0.02)
-        raise RuntimeError(f"not ready within {within_s} s")
-
-    async def gauges(self) -> dict[str, float]:
-        """aphrodite:* by name."""
-        lines = (await self.get("/metrics"))[1].decode().splitlines()
-        pairs = [line.rsplit(" ", 1) for line in lines if line.startswith("aphrodite:")]
-        return {name.partition("{")[0].removeprefix("aphrodite:"): float(value) for name, value in pairs}
-
-    def memory_bytes(self) -> dict[str, int]:
-        """Resident bytes of both processes."""
-        found = {}
-        for name, pid in (("server", self.popen.pid), ("engine", self.engine_pid)):
-            found[name] = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        return found
-
-
-def posted(body: bytes) -> bytes:
-    """A request for a completion."""
-    return (
-        b"POST /v1/completions HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\n\r\n%s" % (len(body), body)
-    )
-
-
-async def ask(port: int, request: bytes, *, slow: bool = False, leave_s: float | None = None) -> tuple[int, bytes]:
-    """A request's status and body, chunks taken together; (0, b"") for one that is left."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(request)
-        if leave_s is not None:
-            await asyncio.sleep(leave_s)
-            return 0, b""
-        data = b""
-        while part := await reader.read(256 if slow else 1 << 16):
-            data += part
-            if slow:
-                await asyncio.sleep(0.002)
-    finally:
-        writer.close()
-    head, _, rest = data.partition(b"\r\n\r\n")
-    if b"chunked" in head:
-        body = b""
-        while rest:
-            size, _, rest = rest.partition(b"\r\n")
-            body, rest = body + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
-        rest = body
-    return int(head.split()[1]) if head else 0, rest
-
-
-def streamed_text(body: bytes) -> str:
-    """The text of a stream's chunks."""
-    frames = [frame.removeprefix(b"data: ") for frame in body.split(b"\n\n") if frame and b"[DONE]" not in frame]
-    return "".join(choice["text"] for frame in frames for choice in json.loads(frame)["choices"])
-
-
-async def balanced(server: Server, canary: str) -> list[str]:
-    """What is not as it was before; nothing, in a while, if all is well."""
-    wrong = ["never asked"]
-    deadline = time.monotonic() + 10
-    while wrong and time.monotonic() < deadline:
-        await asyncio.sleep(1.1)  # the engine tells of itself once a second
-        found = await server.gauges()
-        wrong = [
-            f"{name} is {found[name]:g}"
-            for name in ("num_requests_in_flight", "num_requests_running", "num_requests_waiting", "kv_blocks_leaked")
-            if found[name]
-        ]
-        if found["kv_blocks_free"] != found["kv_blocks_total"]:
-            wrong.append(f"{found['kv_blocks_free']:g} of {found['kv_blocks_total']:g} blocks are free")
-    status, answer = await server.complete(**CANARY)
-    if status != 200 or answer["choices"][0]["text"] != canary:
-        wrong.append("the canary's answer has changed")
-    return wrong
+    def is_kept(self) -> bool:
+        """Whether it was."""
+        return self.figure <= self.mark
 
 
 async def kills(server: Server, count: int) -> dict[str, float]:
     """Kill the engine under load, again and again."""
-    errors, returns = [], []
+    errors, returns = [0.0], [0.0]
     asked = posted(
         json.dumps({"prompt": "a b", "max_tokens": 200, "stream": True, "ignore_eos": True, "n": 4}).encode()
     )
@@ -169,7 +79,28 @@ async def kills(server: Server, count: int) -> dict[str, float]:
             raise RuntimeError("a stream had no error")
         await server.ready()
         returns.append(time.monotonic() - began)
-    return {"kills": count, "last_error_s": max(errors, default=0.0), "ready_again_s": max(returns, default=0.0)}
+    return {"kills": count, "last_error_s": max(errors), "ready_again_s": max(returns)}
+
+
+async def disconnects(server: Server, rounds: int, rng: random.Random) -> dict[str, float]:
+    """Many streams at a time that are all cut; how long what they held is held."""
+    asked = posted(json.dumps({"prompt": "a b c", "max_tokens": 200, "stream": True, "ignore_eos": True}).encode())
+    held, blocks = [0.0], [0.0]
+
+    async def one() -> None:
+        with contextlib.suppress(OSError):  # a connection that is refused has left, too
+            await ask(server.port, asked, leave_s=rng.random() * _WITHIN_S)
+
+    for _ in range(rounds):
+        await asyncio.gather(*(one() for _ in range(_STREAMS)))
+        cut = time.monotonic()
+        while (await server.gauges())["num_requests_in_flight"] and time.monotonic() < cut + 30:
+            await asyncio.sleep(0.01)
+        held.append(time.monotonic() - cut)
+        while await server.in_use() and time.monotonic() < cut + 30:
+            await asyncio.sleep(0.05)
+        blocks.append(time.monotonic() - cut)
+    return {"rounds": rounds, "streams": rounds * _STREAMS, "held_s": max(held), "blocks_held_s": max(blocks)}
 
 
 async def storm(server: Server, count: int, rng: random.Random) -> dict[str, int]:
@@ -205,13 +136,14 @@ async def storm(server: Server, count: int, rng: random.Random) -> dict[str, int
     return seen
 
 
-async def requests(server: Server, count: int) -> dict[str, Any]:
-    """Short requests, and what memory does."""
+async def requests(server: Server, count: int, rng: random.Random) -> dict[str, Any]:
+    """Short answers to prompts of many lengths, and what memory does."""
     gate = asyncio.Semaphore(64)
 
     async def one(number: int) -> None:
         async with gate:
-            status, _ = await server.complete(prompt=f"request {number}", max_tokens=4, temperature=1)
+            prompt = f"request {number}" + " and on" * rng.randrange(100)
+            status, _ = await server.complete(prompt=prompt, max_tokens=4, temperature=1)
             if status != 200:
                 raise RuntimeError(f"{status} for a plain request")
 
@@ -220,63 +152,77 @@ async def requests(server: Server, count: int) -> dict[str, Any]:
         await asyncio.gather(*(one(half * count + number) for number in range(count // 2)))
         marks.append(server.memory_bytes())
     growth = {name: marks[1][name] - marks[0][name] for name in marks[0]}
-    return {"requests": count, "growth_bytes": growth}
+    return {"requests": count, "growth_bytes": growth, "resident_bytes": marks[1]}
 
 
-async def soak(server: Server, args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """All phases; what was seen, and what was wrong."""
-    seed = random.randrange(2**32)
+async def soak(server: Server, args: argparse.Namespace, seed: int) -> tuple[dict[str, Any], list[Promise]]:
+    """All phases; what was seen, and what becomes of the promises."""
     load_s = await server.ready()
-    canary = (await server.complete(**CANARY))[1]["choices"][0]["text"]
-    found: dict[str, Any] = {"device": args.device, "seed": seed, "load_s": load_s}
-    wrong: list[str] = []
+    found: dict[str, Any] = {"load_s": load_s}
+    unbalanced: list[str] = []
     for name, run in (
         ("kills", lambda: kills(server, args.kills)),
+        ("disconnects", lambda: disconnects(server, args.rounds, random.Random(seed))),
         ("storm", lambda: storm(server, args.storm, random.Random(seed))),
-        ("requests", lambda: requests(server, args.requests)),
+        ("requests", lambda: requests(server, args.requests, random.Random(seed))),
     ):
         began = time.monotonic()
         found[name] = await run()
-        wrong += [f"after {name}: {what}" for what in await balanced(server, canary)]
-        print(f"{name:9} {time.monotonic() - began:6.0f} s  {json.dumps(found[name])}", flush=True)
-    if found["kills"]["last_error_s"] > MOST_ERROR_S:
-        wrong.append(f"a stream's error took more than {MOST_ERROR_S:g} s")
-    if found["kills"]["ready_again_s"] > load_s + MOST_LATER_S:
-        wrong.append(f"the engine's return took more than a load and {MOST_LATER_S:g} s")
-    if found["storm"]["wrong"]:
-        wrong.append(f"{found['storm']['wrong']} answers of the storm were wrong")
-    if max(found["requests"]["growth_bytes"].values()) > MOST_GROWTH_BYTES:
-        wrong.append("memory grows")
-    return found, wrong
+        took = time.monotonic() - began
+        unbalanced += [f"after {name}: {what}" for what in await server.wrong()]
+        found[name]["took_s"] = round(took, 1)
+        print(f"{name:11} {took:6.0f} s  {json.dumps(found[name])}", flush=True)
+    found["unbalanced"] = unbalanced
+    killed, cut, growth = found["kills"], found["disconnects"], found["requests"]["growth_bytes"]
+    return found, [
+        Promise("last error after a kill", killed["last_error_s"], MOST_ERROR_S, "s"),
+        Promise("ready again after a kill", killed["ready_again_s"], load_s + MOST_LATER_S, "s"),
+        Promise("requests held after all streams are cut", cut["held_s"], MOST_HELD_S, "s"),
+        Promise("blocks held then, by the engine's word", cut["blocks_held_s"], MOST_HELD_S + PULSE_S, "s"),
+        Promise("wrong answers in the storm", found["storm"]["wrong"], 0, ""),
+        Promise("growth of the server over the second half", growth["server"], MOST_GROWTH_BYTES, "bytes"),
+        Promise("growth of the engine over the second half", growth["engine"], MOST_GROWTH_BYTES, "bytes"),
+        Promise("books that do not balance", len(unbalanced), 0, ""),
+    ]
+
+
+def report(promises: list[Promise]) -> None:
+    """A line a promise."""
+    for one in promises:
+        kept = "kept" if one.is_kept else "NOT KEPT"
+        print(f"{one.promise:42} {one.figure:14.6g} {one.mark:14.6g} {one.unit:5} {kept}")
+
+
+def soak_device(device: str, args: argparse.Namespace) -> bool:
+    """Soak a server on one device and report; whether all was well."""
+    about, seed = circumstances(), random.randrange(2**32)
+    server = Server("--device", device, *FLAGS)
+    try:
+        found, promises = asyncio.run(soak(server, args, seed))
+    finally:
+        code = server.end()
+    promises.append(Promise("exit code of the server", code, 0, ""))
+    report(promises)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        document = {"schema": "aphrodite.bench.soak/2", **about, "device": device, "seed": seed, **found}
+        document["promises"] = [{**asdict(one), "is_kept": one.is_kept} for one in promises]
+        (args.out / f"soak-{device}.json").write_text(json.dumps(document, indent=1) + "\n")
+    return all(one.is_kept for one in promises)
 
 
 def main() -> int:
     """Run it; the exit code says whether all was well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--devices", default="cpu,toy")
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--storm", type=int, default=2000)
     parser.add_argument("--requests", type=int, default=20000)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    from demo import make_checkpoint
-
-    with tempfile.TemporaryDirectory() as folder:
-        make_checkpoint(Path(folder))
-        server = Server(folder, args.device)
-        try:
-            found, wrong = asyncio.run(soak(server, args))
-        finally:
-            server.popen.send_signal(signal.SIGTERM)
-            code = server.popen.wait(60)
-    if code != 0:
-        wrong.append(f"the server ended with {code}")
-    print("\n".join(wrong) or "all is as it was")
-    if args.out:
-        machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
-        document = {"schema": "aphrodite.bench.soak/1", "machine": machine, **found, "wrong": wrong}
-        args.out.write_text(json.dumps(document, indent=1) + "\n")
-    return 1 if wrong else 0
+    kept = [soak_device(device, args) for device in args.devices.split(",")]
+    return 0 if all(kept) else 1
 
 
 if __name__ == "__main__":

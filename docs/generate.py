@@ -128,6 +128,7 @@ def _anchor(group: str) -> str:
 def _row(entry: Entry) -> str:
     flag = f"`{_flag(entry)}`" if entry.flag else "the first word"
     meaning = entry.doc + (f" Environment: `{entry.env}`." if entry.env else "")
+    meaning += "".join(f" Also `{alias}`." for alias in entry.aliases)
     return _cells(f"`{entry.name}`", flag, f"`{entry.default_of({})}`", entry.legal, meaning)
 
 

@@ -14,6 +14,7 @@ import pytest
 from aphrodite import LLM, AsyncEngine, RequestOutput, SamplingParams
 from aphrodite.engine.engine import Engine
 from aphrodite.errors import UsageError
+from aphrodite.types.stats import EngineStats
 from tests.e2e.test_loading_faults import PARAMETERS, PROMPTS
 from tests.support.checkpoints import Checkpoints
 
@@ -82,6 +83,41 @@ def test_outputs_grow_and_the_last_is_finished(folder: str) -> None:
         assert [output.finished for output in seen] == [False] * (len(seen) - 1) + [True]
 
     run(folder, use)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_who_stops_reading_is_waited_for_and_misses_nothing(folder: str, device: str) -> None:
+    """With 20 log-probabilities a token, 48 tokens may wait to be read."""
+    wanted = SamplingParams(temperature=1, seed=3, max_tokens=60, ignore_eos=True, logprobs=20)
+
+    async def use(engine: AsyncEngine) -> None:
+        alone = await last(engine.generate([5, 9, 30], wanted))
+        loop = engine._local.loop
+
+        async def stats() -> EngineStats:
+            return await asyncio.to_thread(loop.call, Engine.stats)
+
+        idle = engine.generate([5, 9, 30], wanted)
+        await anext(idle)
+        while not (found := await stats()).num_held:
+            await asyncio.sleep(0.01)
+        assert found.kv_blocks_free == found.kv_blocks_total
+        assert not await asyncio.to_thread(loop.call, lambda one: one.has_work), "the engine's thread sleeps"
+        await last(engine.generate([7] * 20, LONG))
+        assert (await stats()).num_held == 1
+        late = await last(idle)
+        assert late.outputs[0].token_ids == alone.outputs[0].token_ids
+        assert late.outputs[0].text == alone.outputs[0].text and len(late.outputs[0].logprobs or ()) == 60
+        dropped = engine.generate([5, 9, 30], wanted)
+        await anext(dropped)
+        while not (await stats()).num_held:
+            await asyncio.sleep(0.01)
+        del dropped
+        gc.collect()
+        while (await stats()).num_held:
+            await asyncio.sleep(0.01)
+
+    run(folder, use, device=device)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -50,7 +50,8 @@ def test_each_line_of_a_pipe_is_answered_knowing_those_before(model: Path, llm: 
     truth = [message["content"] for message in talked(llm, "Hello", "And then?", system="Be good.")]
     assert run.returncode == 0
     assert run.stdout == f"{truth[2]}\n{truth[4]}\n"  # the empty line is no message
-    figures = run.stderr.splitlines()
+    machine, *figures = run.stderr.splitlines()
+    assert machine.startswith("cpu: ")
     assert len(figures) == 2 and all("tokens/s" in line and "first after" in line for line in figures)
     assert aphrodite("chat", model, *GREEDY, "--quiet", stdin="Hello\n").stderr == ""
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from aphrodite import LLM, RequestOutput, SamplingParams
+from aphrodite.engine.engine import Engine
 from aphrodite.errors import UsageError
 from tests.support.checkpoints import Checkpoints, edit_json
 from tests.support.engines import check_idle
@@ -137,6 +138,19 @@ def test_a_stream_grows_to_what_generate_gives(llm: LLM) -> None:
         (one.text, one.token_ids) for one in whole.outputs
     ]
     assert len(steps) > 1
+
+
+def test_a_stream_that_is_not_read_waits_for_its_reader_and_holds_up_nobody(llm: LLM) -> None:
+    params = SamplingParams(temperature=1, seed=3, max_tokens=100, ignore_eos=True, logprobs=20)
+    (expected,) = llm.generate(PROMPTS[0], params)
+    idle = llm.stream(PROMPTS[0], params)
+    next(idle)
+    while not llm._local.loop.call(Engine.stats).num_held:
+        time.sleep(0.01)
+    (other,) = llm.generate(PROMPTS[1], LONG)
+    assert other.finished and llm._local.loop.call(Engine.stats).num_held == 1
+    *_, late = idle
+    assert late.finished and late.outputs[0].token_ids == expected.outputs[0].token_ids
 
 
 def test_a_stream_that_is_closed_or_dropped_aborts_its_request(llm: LLM) -> None:

@@ -9,12 +9,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.server.says import WEATHER
+
 _TEXTGEN = "SillyTavern/SillyTavern public/scripts/textgen-settings.js 91f31e746ee2f0c1e31f852facff64e00205729c"
 _KOBOLD = "SillyTavern/SillyTavern src/endpoints/backends/kobold.js 0901c6c0468494a98ecac2dad84bb93be94ed274"
 _TEXT_COMPLETIONS = (
     "SillyTavern/SillyTavern src/endpoints/backends/text-completions.js 06253f4a980455207bec40a678f0d45d4ddd1d55"
 )
 _OPEN_WEBUI = "open-webui/open-webui backend/open_webui/utils/payload.py 05746a9960269ccc4faf7dc29cc189f43cb2c539"
+_CUSTOM = "SillyTavern/SillyTavern src/endpoints/backends/chat-completions.js 000b092f2bf0ae3808e41d0274b0da5a6d4d098c"
+_OPEN_WEBUI_TOOLS = (
+    "open-webui/open-webui backend/open_webui/utils/middleware.py 000032ed1cfec98667bbf62795b0f8e0c76025b5"
+)
+_LIBRECHAT_IMAGES = (
+    "danny-avila/LibreChat api/server/services/Files/images/encode.js 00b3bc32f0f5dd65befa49a0773dae7d26d8e587"
+)
 _LIBRECHAT = "danny-avila/LibreChat packages/api/src/endpoints/openai/llm.ts 00b3bc32f0f5dd65befa49a0773dae7d26d8e587"
 
 
@@ -131,6 +140,132 @@ COMPLETIONS: Mapping[str, Body] = {
         },
         {"repetition_penalty": 1.2, "max_tokens": 9, "logit_bias": ((5, 1.5), (6, -100.0))},
         frozenset(("num_ctx",)),
+    ),
+}  # fmt: skip
+
+_CALLED = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "the"}'}}
+_PIXEL = "data:image/png;base64,iVBORw0KGgo="
+
+# What they send to get a stream, with tools that the model may call; then again, with the call and its result.
+TOOLS: Mapping[str, Body] = {
+    "SillyTavern, custom source": Body(
+        _CUSTOM,
+        {
+            "messages": [
+                {"role": "system", "content": "Write the next reply."},
+                {"role": "user", "content": "how is it?", "name": "User"},
+            ],
+            "model": "tiny", "temperature": 1, "max_tokens": 300, "stream": True, "presence_penalty": 0,
+            "frequency_penalty": 0, "top_p": 1, "logit_bias": {}, "seed": 7, "logprobs": True, "top_logprobs": 5,
+            "stop": ["\nUser:"], "tools": [WEATHER], "tool_choice": "auto",
+        },
+        {"max_tokens": 300, "seed": 7, "stop": ("\nUser:",), "logprobs": 5},
+    ),
+    "SillyTavern, custom source, the result": Body(
+        _CUSTOM,
+        {
+            "messages": [
+                {"role": "user", "content": "how is it?"},
+                {"role": "assistant", "content": "", "tool_calls": [_CALLED]},
+                {"role": "tool", "tool_call_id": "call_1", "content": "fine"},
+            ],
+            "model": "tiny", "temperature": 1, "max_tokens": 300, "stream": True, "tools": [WEATHER],
+            "tool_choice": "auto", "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0, "stop": [],
+        },
+        {"max_tokens": 300, "stop": ()},
+    ),
+    "Open WebUI": Body(
+        _OPEN_WEBUI_TOOLS,
+        {
+            "model": "tiny", "stream": True, "stream_options": {"include_usage": True}, "temperature": 0.8,
+            "messages": [{"role": "system", "content": "help"}, {"role": "user", "content": "how is it?"}],
+            "tools": [WEATHER],
+        },
+        {"temperature": 0.8},
+    ),
+    "Open WebUI, the result": Body(
+        _OPEN_WEBUI_TOOLS,
+        {
+            "model": "tiny", "stream": True, "tools": [WEATHER],
+            "messages": [
+                {"role": "user", "content": "how is it?"},
+                {"role": "assistant", "content": "", "tool_calls": [{"index": 0, **_CALLED}]},
+                {"role": "tool", "tool_call_id": "call_1", "content": ""},
+            ],
+        },
+    ),
+    "LibreChat": Body(
+        _LIBRECHAT,
+        {
+            "model": "tiny", "stream": True, "stream_options": {"include_usage": True}, "temperature": 1, "top_p": 1,
+            "presence_penalty": 0, "frequency_penalty": 0, "n": 1, "user": "65f0", "tools": [WEATHER],
+            "messages": [
+                {"role": "system", "content": "help"},
+                {"role": "user", "content": [{"type": "text", "text": "how is it?"}]},
+            ],
+        },
+        {"temperature": 1.0, "n": 1},
+        frozenset(("user",)),
+    ),
+    "LibreChat, the result": Body(
+        _LIBRECHAT,
+        {
+            "model": "tiny", "stream": True, "stream_options": {"include_usage": True}, "tools": [WEATHER],
+            "messages": [
+                {"role": "user", "content": "how is it?"},
+                {"role": "assistant", "content": "", "tool_calls": [_CALLED]},
+                {"role": "tool", "content": "fine", "name": "weather", "tool_call_id": "call_1"},
+            ],
+        },
+    ),
+}  # fmt: skip
+
+# What they send with a picture, which no model here can look at.
+PICTURES: Mapping[str, Body] = {
+    "SillyTavern": Body(
+        _CUSTOM,
+        {
+            "model": "tiny", "stream": True, "max_tokens": 5,
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": "what is it?"},
+                        {"type": "image_url", "image_url": {"url": _PIXEL, "detail": "low"}},
+                    ],
+                }
+            ],
+        },
+    ),
+    "Open WebUI": Body(
+        _OPEN_WEBUI_TOOLS,
+        {
+            "model": "tiny", "stream": True,
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": "what is it?"},
+                        {"type": "image_url", "image_url": {"url": _PIXEL}},
+                    ],
+                }
+            ],
+        },
+    ),
+    "LibreChat": Body(
+        _LIBRECHAT_IMAGES,
+        {
+            "model": "tiny", "stream": True,
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": "what is it?"},
+                        {"type": "image_url", "image_url": {"url": _PIXEL, "detail": "auto"}},
+                    ],
+                }
+            ],
+        },
     ),
 }  # fmt: skip
 

@@ -30,9 +30,13 @@ class ScriptedEngine:
     script: Script = echo
     added: list[Request] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
+    held: set[str] = field(default_factory=set)
     live: dict[str, EngineSequence] = field(default_factory=dict)
     closed: bool = False
     _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        self._released = threading.Condition(self._lock)
 
     def add(self, requests: Sequence[Request], sink: Sink) -> None:
         with self._lock:
@@ -54,6 +58,7 @@ class ScriptedEngine:
                 time.sleep(item)
                 continue
             with self._lock:
+                self._released.wait_for(lambda: name not in self.held)
                 if name not in self.live:
                     return
                 if isinstance(item, int):
@@ -73,11 +78,23 @@ class ScriptedEngine:
 
     def abort(self, request_ids: Iterable[str]) -> None:
         with self._lock:
+            request_ids = list(request_ids)
             for name in request_ids:
                 if name in self.live:
                     self.aborted.append(name)
                     seq = self.live.pop(name)
                     seq.finish_reason = "abort"
+            self.held.difference_update(request_ids)
+            self._released.notify_all()
+
+    def hold(self, request_ids: Iterable[str]) -> None:
+        with self._lock:
+            self.held.update(self.live.keys() & set(request_ids))
+
+    def release(self, request_ids: Iterable[str]) -> None:
+        with self._lock:
+            self.held.difference_update(request_ids)
+            self._released.notify_all()
 
     def close(self) -> None:
         self.closed = True

@@ -61,12 +61,14 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, log: Path, *flags: str, wait: bool = True, command: str = "run") -> Iterator[Running]:
+def running(
+    model: Path | str, log: Path, *flags: str, wait: bool = True, command: str = "run", python: str = sys.executable
+) -> Iterator[Running]:
     """Start one, and end it."""
     port = free_port()
     with log.open("wb") as stream:
         popen = subprocess.Popen(
-            [sys.executable, "-m", "aphrodite.cli.main", command, str(folder), "--port", str(port), *flags],
+            [python, "-m", "aphrodite.cli.main", command, str(model), "--port", str(port), *flags],
             stdout=stream,
             stderr=stream,
             env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -225,3 +225,14 @@ def test_a_call_whose_arguments_are_cut_off_is_shown_as_text(folder: Path, clien
         whole = client(server).messages.create(**ASK, tools=[TOOL])  # type: ignore[list-item]
     assert whole.stop_reason == "max_tokens"
     assert whole.content[0].text == 'weather {"city": "th'  # type: ignore[union-attr]
+
+
+def test_tools_stand_in_the_prompt_as_openais_do(folder: Path) -> None:
+    question = {"messages": [{"role": "user", "content": "how is it?"}], "max_tokens": 4}
+    function = {"name": TOOL["name"], "description": TOOL["description"], "parameters": TOOL["input_schema"]}
+    with serving(folder, chat_template=TOOLS_TEMPLATE) as server:
+        for path, tool in (("messages", TOOL), ("chat/completions", {"type": "function", "function": function})):
+            answer = httpx.post(f"{server.url}/v1/{path}", json={**question, "tools": [tool]})
+            assert answer.status_code == 200, answer.text
+        ours, theirs = server.engine.added
+    assert ours.prompt_token_ids == theirs.prompt_token_ids

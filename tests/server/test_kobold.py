@@ -54,7 +54,7 @@ def test_the_tokens_of_a_stream_are_the_text(folder: Path) -> None:
 
 
 def test_a_generation_is_looked_at_and_ended_by_its_key(folder: Path) -> None:
-    with serving(folder, saying(folder, "the engine isn't done", pause_s=0.1)) as server:
+    with serving(folder, saying(folder, "the engine isn't done", pause_s=0.3)) as server:
         found: dict[str, Any] = {}
         body = {"prompt": "a", "max_length": 50, "genkey": "KCPP1"}
         work = threading.Thread(
@@ -82,7 +82,7 @@ def test_a_generation_is_looked_at_and_ended_by_its_key(folder: Path) -> None:
 
 
 def test_nobody_finds_the_generation_of_another_key(folder: Path) -> None:
-    with serving(folder, saying(folder, "the engine isn't done", pause_s=0.1), keys=("mine", "other")) as server:
+    with serving(folder, saying(folder, "the engine isn't done", pause_s=0.3), keys=("mine", "other")) as server:
         mine, other = ({"authorization": f"Bearer {key}"} for key in ("mine", "other"))
         body = {"prompt": "a", "max_length": 50, "genkey": "k"}
         with httpx.stream("POST", f"{server.url}/api/extra/generate/stream", json=body, headers=mine) as answer:
@@ -98,7 +98,7 @@ def test_nobody_finds_the_generation_of_another_key(folder: Path) -> None:
 
 
 def test_without_a_key_only_a_generation_that_nobody_can_confuse_is_ended(folder: Path) -> None:
-    with serving(folder, saying(folder, "the engine isn't done", pause_s=0.1)) as server:
+    with serving(folder, saying(folder, "the engine isn't done", pause_s=0.3)) as server:
 
         def generate(into: list[Any]) -> threading.Thread:
             url = f"{server.url}/api/v1/generate"

@@ -150,6 +150,7 @@ def test_the_model_is_listed_and_described(folder: Path) -> None:
         assert post(server, "/api/chat", {**CHAT, "model": entry["name"]}).status_code == 200
         assert httpx.get(f"{server.url}/api/version").json()["version"].count(".") == 2
         assert httpx.head(f"{server.url}/").status_code == 200
+        assert httpx.get(f"{server.url}/").text == "Aphrodite is running\n"
         missing = post(server, "/api/chat", {**CHAT, "model": "other"})
         assert missing.status_code == 404 and "other" in missing.json()["error"]
 

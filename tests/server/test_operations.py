@@ -25,7 +25,9 @@ from aphrodite.types.stats import EngineStats
 from tests.server.engine import ScriptedEngine
 from tests.server.serving import Serving, card, serving
 
-VLLM = {  # what dashboards and scalers ask for
+# What dashboards and scalers ask for: vllm-project/vllm examples/online_serving/prometheus_grafana/grafana.json at
+# 004f771f, vllm-project/production-stack helm/dashboards/ at 98d2c22f, but for what its router counts.
+VLLM = {
     "vllm:num_requests_running",
     "vllm:num_requests_waiting",
     "vllm:kv_cache_usage_perc",
@@ -45,6 +47,10 @@ VLLM = {  # what dashboards and scalers ask for
     "vllm:request_decode_time_seconds_bucket",
     "vllm:request_prompt_tokens_bucket",
     "vllm:request_generation_tokens_bucket",
+    "vllm:request_max_num_generation_tokens_sum",
+    "vllm:gpu_prefix_cache_queries_total",
+    "vllm:gpu_prefix_cache_hits_total",
+    "vllm:num_requests_swapped",
 }
 
 
@@ -64,16 +70,19 @@ def test_metrics_count_what_was_done_under_both_names(server: Serving) -> None:
     server.service.metrics.stats = lambda: stats
     before = samples(httpx.get(f"{server.url}/metrics").text)
     for stream in (False, True):
-        answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a b", "max_tokens": 5, "stream": stream})
-        assert answer.status_code == 200
+        body = {"prompt": "a b", "max_tokens": 5, "stream": stream, "n": 2, "temperature": 1}
+        assert httpx.post(f"{server.url}/v1/completions", json=body).status_code == 200
     found = samples(httpx.get(f"{server.url}/metrics").text)
     assert set(found) >= VLLM
     for name in ("aphrodite", "vllm"):
-        assert found[f"{name}:generation_tokens_total"] - before[f"{name}:generation_tokens_total"] == 10
+        assert found[f"{name}:generation_tokens_total"] - before[f"{name}:generation_tokens_total"] == 20
+        assert found[f"{name}:request_generation_tokens_sum"] == 20
+        assert found[f"{name}:request_max_num_generation_tokens_sum"] == 10
         assert found[f"{name}:time_to_first_token_seconds_count"] == 2
         assert found[f"{name}:num_requests_running"] == 3
         assert found[f"{name}:kv_cache_usage_perc"] == pytest.approx(0.6)
         assert found[f"{name}:prefix_cache_queries_total"] == 20
+    assert found["vllm:gpu_prefix_cache_queries_total"] == 20
     assert found["aphrodite:kv_blocks_leaked"] == 0
 
 

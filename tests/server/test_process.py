@@ -80,9 +80,9 @@ def test_a_streamed_chat_is_what_the_library_answers(client: openai.OpenAI, trut
     assert chunks[-1].usage is not None and chunks[-1].usage.prompt_tokens == len(expected.prompt_token_ids)
 
 
-@pytest.mark.parametrize("length", [5, 65, 300])  # a step gives those of 64 tokens
-def test_echo_brings_the_log_probabilities_of_the_prompt(client: openai.OpenAI, truth: LLM, length: int) -> None:
-    ids = [5 + 7 * place % 300 for place in range(length)]
+@pytest.mark.parametrize("count", [5, 64, 65, 66, 200])  # 64: logits of a prompt come in chunks
+def test_echo_brings_the_log_probabilities_of_the_prompt(client: openai.OpenAI, truth: LLM, count: int) -> None:
+    ids = [5 + 37 * place % 300 for place in range(count)]
     (expected,) = truth.generate([ids], SamplingParams(temperature=0, max_tokens=1, logprobs=1, prompt_logprobs=1))
     found = client.completions.create(model="tiny", prompt=ids, temperature=0, max_tokens=1, logprobs=1, echo=True)
     logprobs = found.choices[0].logprobs
@@ -289,6 +289,10 @@ def test_while_the_model_loads_the_server_says_so(model: Path, tmp_path: Path) -
     [
         (("--host", "0.0.0.0"), 2, "--insecure"),
         (("--ssl-keyfile", "x"), 2, "ssl_certfile"),
+        (("--ssl-keyfile", "/nowhere", "--ssl-certfile", "/nowhere"), 2, "ssl_certfile"),
+        (("--tensor-parallel-size", "2"), 2, "tensor_parallel_size must be 1"),
+        (("--gpu-memory-utilization", "1.5"), 2, "memory_utilization"),
+        (("--gpu-memory-utilization", "0.000001"), 3, "memory_utilization"),
         (("--api-keys", "@/nowhere"), 2, "api_keys"),
         (("--max-model-len", "100000"), 2, "max_model_len"),
         (("--num-blocks", "4", "--max-model-len", "512"), 3, "max_model_len"),

@@ -101,6 +101,41 @@ def test_chats_of_known_clients_are_answered(name: str, folder: Path) -> None:
         assert set(answer.json().get("ignored_params", ())) == client.ignored
 
 
+@pytest.mark.parametrize("name", clients.TOOLS)
+def test_streams_with_tools_of_known_clients_bring_the_call(name: str, folder: Path) -> None:
+    client = clients.TOOLS[name]
+    with serving(folder, saying(folder, OUTPUT), chat_template=TOOLS_TEMPLATE) as server:
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=client.body)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        sampling = server.engine.added[-1].sampling
+        prompt = Tokenizer.find(folder).decode(server.engine.added[-1].prompt_token_ids)  # type: ignore[union-attr]
+    assert {name: getattr(sampling, name) for name in client.means} == client.means
+    assert "how is it?" in prompt and '"weather"' in prompt
+    assert ("fine" in prompt) is (client.body["messages"][-1].get("content") == "fine")
+    *parts, done = frames(answer.text)
+    assert done == "[DONE]"
+    usage = [part["usage"] for part in parts if part.get("usage")]
+    assert len(usage) == ("stream_options" in client.body)
+    choices = [part["choices"][0] for part in parts if part["choices"]]
+    calls = [call for choice in choices for call in choice["delta"].get("tool_calls", ())]
+    assert {call["index"] for call in calls} == {0} and calls[0]["type"] == "function" and calls[0]["id"]
+    assert "".join(call["function"].get("name") or "" for call in calls) == "weather"
+    assert "".join(call["function"]["arguments"] for call in calls) == '{"city": "the"}'
+    assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["tool_calls"]
+    assert set(parts[0].get("ignored_params", ())) == client.ignored
+
+
+@pytest.mark.parametrize("name", clients.PICTURES)
+def test_pictures_of_known_clients_are_refused_by_name(name: str, folder: Path) -> None:
+    with serving(folder) as server:
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=clients.PICTURES[name].body)
+        assert not server.engine.added
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and error["param"] == "messages[0].content"
+    assert error["message"].startswith("messages[0].content[1] is of type 'image_url'")
+
+
 def test_sillytaverns_whole_settings_are_answered(folder: Path) -> None:
     body = clients.COMPLETIONS["SillyTavern, Aphrodite"]
     with serving(folder) as server:

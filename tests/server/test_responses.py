@@ -111,6 +111,12 @@ def test_what_cannot_be_used_is_named(server: Serving, asked: dict[str, Any], pa
     assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
 
 
+def test_a_picture_is_refused_as_one(server: Serving) -> None:
+    content = [{"type": "input_text", "text": "what is it?"}, {"type": "input_image", "image_url": "data:,"}]
+    answer = httpx.post(f"{server.url}/v1/responses", json={"input": [{"role": "user", "content": content}]})
+    assert "input[0].content[1] is of type 'input_image', and only text" in answer.json()["error"]["message"]
+
+
 def test_a_stream_that_fails_says_so_with_an_event(folder: Path) -> None:
     engine = ScriptedEngine(lambda request: [*request.prompt_token_ids[-1:] * 3, 0.2, RuntimeError("secret")])
     with serving(folder, engine) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="x") as client:

@@ -37,7 +37,8 @@ def attend(args: dict[str, Any]) -> None:
     args = {name: args.get(name) for name in declared(attn_paged.reference)}
     view, q = args["cache"], args["q"]
     k, v = view.canonical()
-    facts = {"Hq": q.shape[1], "Hk": k.shape[2], "D": k.shape[3], "Dv": v.shape[3], "X": NAMES[k.dtype]}
+    sizes = {"Hq": q.shape[1], "Hk": k.shape[2], "D": k.shape[3], "Dv": v.shape[3]}
+    facts = {**sizes, "X": NAMES[k.dtype], "dtype": NAMES[q.dtype]}
     dims = Dims(T=q.shape[0], S=len(args["seq_lens"]))
     assert cpu.ATTENTION.workspace is not None
     size = cpu.ATTENTION.workspace(facts, dims).scratch_bytes
@@ -151,6 +152,10 @@ def test_sequences_longer_than_a_chunk(more: dict[str, Any], monkeypatch: pytest
 @pytest.mark.parametrize(("dtype", "stored"), [("f32", "bf16"), ("bf16", "f32"), ("f16", "bf16")])
 def test_a_cache_of_another_type(dtype: str, stored: str) -> None:
     check(make(MIXED, dtype=dtype, stored=stored), (dtype, stored))
+
+
+def test_heads_wider_than_the_native_kernel_takes() -> None:
+    check(make(MIXED, dim=1030, heads=(2, 1), lse=True), "torch's products alone")
 
 
 def test_a_step_gives_the_same_bits_again() -> None:

@@ -61,3 +61,20 @@ def test_the_kernel_serves_the_types_that_this_torch_multiplies() -> None:
     facts = {"weights": ONEDNN.name, "features": frozenset({"bias"})}
     refused = {dtype for dtype in ("f32", "bf16", "f16") if LINEAR.where.refusal({**facts, "dtype": dtype})}
     assert refused == {"f32", "bf16", "f16"} - onednn_dtypes() and "f32" not in refused
+
+
+def test_numbers_of_rows_are_few_and_little_more_than_asked_for() -> None:
+    taken = [cpu.on_ladder(num) for num in range(1, 257)]
+    assert all(num <= found <= num * 1.125 for num, found in enumerate(taken, start=1))
+    assert taken[:16] == list(range(1, 17)) and taken[-1] == 256 and len(set(taken)) == 48
+
+
+def test_rows_behind_the_last_are_neither_read_into_the_result_nor_written() -> None:
+    """A product takes a few rows more than it was asked for; there may be anything in them, or none left."""
+    g = torch.Generator().manual_seed(4)
+    w = torch.randn(33, 20, generator=g)
+    for rows, held in ((17, 30), (33, 33), (250, 251), (257, 300)):
+        x = torch.randn(held, 20, generator=g)
+        x[rows:] = float("nan")
+        out = product(x, w, None, rows)
+        assert torch.allclose(out[:rows], x[:rows] @ w.T, atol=1e-4) and (out[rows:] == 7).all()

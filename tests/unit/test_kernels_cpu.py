@@ -349,7 +349,7 @@ def test_only_long_calls_release_the_interpreter_lock() -> None:
 
 
 def test_names_are_exactly_the_public_ones() -> None:
-    assert frozenset({"rms_norm", "act_mul"}) == kernels.KERNELS
+    assert frozenset({"rms_norm", "act_mul", "attn_decode"}) == kernels.KERNELS
     assert dict(kernels.DTYPES) == {"f32": 0, "f16": 1, "bf16": 2}
     assert dict(kernels.KINDS) == {"silu": 0, "gelu_erf": 1, "gelu_tanh": 2, "swiglu_oai": 3}
     assert all(callable(getattr(kernels, name)) for name in kernels.KERNELS | {"isa", "num_threads"})
@@ -382,7 +382,7 @@ def test_everything_here_holds_for_each_instruction_set(isa: str) -> None:
     environment = {**os.environ, "APHRODITE_CPU_ISA": isa, "APHRODITE_KERNELS_CPU_INNER": isa}
     alone = "-q -x --noconftest -p no:cacheprovider -o addopts="
     inner = subprocess.run(
-        [sys.executable, "-m", "pytest", *alone.split(), __file__],
+        [sys.executable, "-m", "pytest", *alone.split(), __file__, __file__.replace(".py", "_attention.py")],
         env=environment,
         capture_output=True,
         text=True,

@@ -841,7 +841,7 @@ def test_it_sings_when_results_are_read_without_waiting(
 
 def test_it_sings_when_staging_is_reused_too_early(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(JITTER, "500")
-    monkeypatch.setattr("aphrodite.resolve._UPDATES", 8)  # words an upload: a prompt takes more than the ring has slots
+    monkeypatch.setattr("aphrodite.sizes._UPDATES", 8)  # words an upload: a prompt takes more than the ring has slots
     assert survives(checkpoints.tied)
     honest = staging.Ring.take
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from aphrodite.config.engine import DUMMY, EngineConfig
 from aphrodite.discovery.discover import Discovery
 from aphrodite.discovery.registry import PlatformEntry
 from aphrodite.engine.engine import Engine
 from aphrodite.errors import AphroditeError, CapacityError, ModelError, PluginError
+from aphrodite.footprint import footprint, plain_weights
 from aphrodite.kv.manager import KVCacheManager
 from aphrodite.models.config import HFConfig
 from aphrodite.models.decoder import Decoder
@@ -26,7 +26,6 @@ from aphrodite.models.generation import GenerationConfig
 from aphrodite.models.spec import DecoderSpec
 from aphrodite.ops.kernel import INVARIANT, Flag
 from aphrodite.ops.table import COMPOSITES
-from aphrodite.platform.dtypes import ITEMSIZE
 from aphrodite.platform.exhaustion import is_out_of_memory
 from aphrodite.platform.layout import KVLayout, Rows
 from aphrodite.platform.spi import Limits, Platform, Stream
@@ -35,21 +34,13 @@ from aphrodite.program.planner import Plan, Planner, Rules
 from aphrodite.program.replay import BoundProgram
 from aphrodite.program.trace import Program
 from aphrodite.program.values import ConstantRef, KVRef, ModulesRef, Ref, RowsRef, WeightRef
-from aphrodite.resolve import (
-    CORE,
-    Reasons,
-    Sizes,
-    choose_device,
-    choose_dtype,
-    choose_sizes,
-    find_plugins,
-    read_model,
-)
+from aphrodite.resolve import CORE, Reasons, choose_device, choose_dtype, find_plugins, read_model
 from aphrodite.runner.programs import Programs, record_updates, record_zeroing
 from aphrodite.runner.rows import RowTable
 from aphrodite.runner.runner import PLAN_INPUTS, ModelRunner
 from aphrodite.sampling.program import Variant, record
 from aphrodite.sched.scheduler import Budget, Scheduler
+from aphrodite.sizes import Allowance, Sizes, Taken, choose_sizes, readable
 from aphrodite.types.progress import NoProgress, Progress
 from aphrodite.weights.load import load_weights
 from aphrodite.weights.safetensors import SafetensorsSource
@@ -64,6 +55,7 @@ class Blueprint:
     """Everything decided before memory is taken: what `explain` shows and `assemble` builds.
 
     attention  of a network of modules, the Program that they call back into
+    taken      what the engine takes beside its KV cache
     source     the checkpoint's files, whose headers are sound and fit the network; None for dummy weights, and where
                weights were not asked for
     """
@@ -84,6 +76,7 @@ class Blueprint:
     planner: Planner
     forward: Plan
     attention: Plan | None
+    taken: Taken
     source: SafetensorsSource | None
     reasons: Mapping[str, str]
     notes: tuple[str, ...]
@@ -119,34 +112,33 @@ def draw_up(config: EngineConfig, *, weights: bool = False, show_bars: bool = Fa
     try:
         limits = entry.limits or platform.limits
         dtype = choose_dtype(config, hf, limits, reasons)
+        layout = choose_kv_layout(entry, found, limits)
         probe = _decoder(spec, dtype, platform, max_len=1)  # parameters and cache do not depend on the length
-        sizes = choose_sizes(
-            config,
-            spec,
-            probe.cache_groups,
-            weight_bytes=_weight_bytes(probe),
-            free_bytes=platform.device.memory().free_bytes,
-            limits=limits,
-            reasons=reasons,
-        )
-        decoder = _decoder(spec, dtype, platform, sizes.max_model_len)
+        allowance = Allowance.of(config, platform.device.memory(), reasons)
+
+        def fitted(taken: Taken) -> Sizes:
+            return choose_sizes(
+                config, spec, probe.cache_groups, taken=taken, allowance=allowance, limits=limits, reasons=reasons
+            )
+
+        def planned(sizes: Sizes) -> Planned:
+            decoder = _decoder(spec, dtype, platform, sizes.max_model_len)
+            return _plan(decoder, make_planner(config, found, entry, limits, sizes, layout), sizes, limits)
+
+        sizes = fitted(plain_weights(probe))
+        decoder, planner, forward, attention = planned(sizes)
+        plans = [plan for plan in (forward, attention) if plan is not None]
+        taken = footprint(decoder, plans, found.registry.weight_layouts, sizes, spec.vocab_size, dtype)
+        if taken.num_bytes + sizes.kv.num_bytes > allowance.num_bytes:  # the cache makes room
+            before, sizes = sizes, fitted(taken)
+            if sizes.bounds != before.bounds:  # sequences are shorter, too; then steps take less, and so it fits
+                decoder, planner, forward, attention = planned(sizes)
         if decoder.switches:
             lengths = " or ".join(map(str, decoder.switches))
             reasons.say("rope", f"a sequence that grows beyond {lengths} tokens computes all its keys anew")
-        layout = choose_kv_layout(entry, found, limits)
-        planner = make_planner(config, found, entry, limits, sizes, layout)
-        table_width = sizes.table_width
-        meta_words = limits.attn_meta_words + limits.attn_meta_words_a_seq * sizes.bounds.S
-        forward = planner.plan(
-            decoder.record(block_size=sizes.kv.block_size, table_width=table_width, meta_words=meta_words)
-        )
-        attention = None
-        if isinstance(decoder, ModuleNetwork):
-            attention = planner.plan(decoder.record_attention(table_width=table_width, meta_words=meta_words))
         if config.device.determinism == "batch":  # what would be planned when it is met is refused now
             for variant in (Variant(random=False, num_logprobs=-1), Variant.fullest()):
                 planner.plan(record(variant, vocab_size=spec.vocab_size, dtype=dtype))
-        _check_fits(decoder, forward, found, sizes, platform)
     except BaseException:
         platform.device.close()
         raise
@@ -180,10 +172,30 @@ def draw_up(config: EngineConfig, *, weights: bool = False, show_bars: bool = Fa
         planner,
         forward,
         attention,
+        taken,
         source,
         reasons.by_name,
         tuple(notes),
     )
+
+
+class Planned(NamedTuple):
+    """A network and its Programs, with kernels chosen. attention: as in a Blueprint."""
+
+    decoder: Decoder | ModuleNetwork
+    planner: Planner
+    forward: Plan
+    attention: Plan | None
+
+
+def _plan(decoder: Decoder | ModuleNetwork, planner: Planner, sizes: Sizes, limits: Limits) -> Planned:
+    table_width = sizes.table_width
+    meta_words = limits.attn_meta_words + limits.attn_meta_words_a_seq * sizes.bounds.S
+    program = decoder.record(block_size=sizes.kv.block_size, table_width=table_width, meta_words=meta_words)
+    attention = None
+    if isinstance(decoder, ModuleNetwork):
+        attention = planner.plan(decoder.record_attention(table_width=table_width, meta_words=meta_words))
+    return Planned(decoder, planner, planner.plan(program), attention)
 
 
 def _decoder(spec: DecoderSpec | ModuleSpec, dtype: str, platform: Platform, max_len: int) -> Decoder | ModuleNetwork:
@@ -454,42 +466,9 @@ def _open_weights(folder: Path, spec: DecoderSpec | ModuleSpec) -> SafetensorsSo
 def _does_not_fit(blueprint: Blueprint, free_bytes: int, error: Exception) -> CapacityError:
     """What to say when the device refuses memory that it seemed to have."""
     sizes, said = blueprint.sizes, f"{type(error).__name__}: {' '.join(str(error).split())}"
-    weights = _packed_bytes(blueprint.decoder, blueprint.forward, blueprint.found)
     return CapacityError(
-        f"memory ran out while the engine was built on {blueprint.entry.info.device}: the weights take "
-        f"{weights >> 20} MiB, the KV cache {sizes.kv.num_bytes >> 20} MiB, steps of {sizes.bounds.T} tokens and "
-        f"{sizes.bounds.S} sequences come on top, and {free_bytes >> 20} MiB were free; lower num_blocks or "
-        f"kv_cache_memory_bytes, max_model_len, max_num_seqs or max_num_batched_tokens ({said})",
+        f"memory ran out while the engine was built on {blueprint.entry.info.device}: it needs {blueprint.taken} and a "
+        f"KV cache of {readable(sizes.kv.num_bytes)}, and {readable(free_bytes)} were free; lower memory_utilization, "
+        f"num_blocks or kv_cache_memory_bytes, max_model_len, max_num_seqs or max_num_batched_tokens ({said})",
         subject="memory",
     )
-
-
-def _check_fits(
-    decoder: Decoder | ModuleNetwork, plan: Plan, found: Discovery, sizes: Sizes, platform: Platform
-) -> None:
-    """CapacityError if the weights, in the layouts that were chosen for them, leave too little for the cache."""
-    weights = _packed_bytes(decoder, plan, found)
-    free = platform.device.memory().free_bytes
-    if weights + sizes.kv.num_bytes > free:
-        raise CapacityError(
-            f"the packed weights ({weights >> 20} MiB) and the KV cache ({sizes.kv.num_bytes >> 20} MiB) need more "
-            f"than the {free >> 20} MiB that are free: lower num_blocks, kv_cache_memory_bytes or max_model_len",
-            subject="weights",
-        )
-
-
-def _packed_bytes(decoder: Decoder | ModuleNetwork, plan: Plan, found: Discovery) -> int:
-    """Bytes of the weights in the layouts that were chosen for them."""
-    total = 0
-    for parameter in decoder.parameters.values():
-        ref = parameter.ref
-        shape = ref.shape
-        if ref.name in plan.layouts:
-            shape = found.registry.weight_layouts[plan.layouts[ref.name]].storage(shape)
-        total += math.prod(shape) * ITEMSIZE[ref.dtype]
-    return total
-
-
-def _weight_bytes(decoder: Decoder | ModuleNetwork) -> int:
-    refs = [parameter.ref for parameter in decoder.parameters.values()]
-    return sum(math.prod(ref.shape) * ITEMSIZE[ref.dtype] for ref in refs)

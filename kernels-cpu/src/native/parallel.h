@@ -47,5 +47,20 @@ inline void parallel_for(std::int64_t n, int threads, const Body& body) {
   body(0, n);
 }
 
+// Calls body(i) for each i of [0, n), each on the thread that is free next: for items that differ in their work.
+template <class Body>
+inline void parallel_each(std::int64_t n, int threads, const Body& body) {
+#ifdef _OPENMP
+  if (threads > 1 && n > 1) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+    for (std::int64_t i = 0; i < n; ++i) body(i);
+    return;
+  }
+#else
+  (void)threads;
+#endif
+  for (std::int64_t i = 0; i < n; ++i) body(i);
+}
+
 }  // namespace
 }  // namespace aphrodite::APHRODITE_ISA

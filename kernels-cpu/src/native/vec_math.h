@@ -1,4 +1,4 @@
-// Transcendental functions on Vec, in the forms that activations need.
+// Transcendental functions on Vec, in the forms that activations and attention need.
 //
 // All keep NaN, and take infinities unless a limit is stated; near the bottom of the range they underflow gradually.
 // Polynomials are minimax fits (Lawson's method, 40-digit reference) made for this file.
@@ -20,15 +20,32 @@ inline Reduced reduce(Vec y) {
   return {fma(n, splat(-2.12194440e-4f), fma(n, splat(0.693359375f), y)), n};
 }
 
-// e^-r for |r| <= ln(2) / 2, relative error 1e-8 plus rounding.
-inline Vec exp_minus(Vec r) {
+// (e^-r - 1) / r for |r| <= ln(2) / 2.
+inline Vec exp_slope(Vec r) {
   Vec p = splat(0.001390153425745666f);
   p = fma(p, r, splat(-0.008363739587366581f));
   p = fma(p, r, splat(0.04166686162352562f));
   p = fma(p, r, splat(-0.16666573286056519f));
   p = fma(p, r, splat(0.5f));
-  p = fma(p, r, splat(-1.0f));
-  return fma(p, r, splat(1.0f));
+  return fma(p, r, splat(-1.0f));
+}
+
+// e^-r for |r| <= ln(2) / 2, relative error 1e-8 plus rounding.
+inline Vec exp_minus(Vec r) { return fma(exp_slope(r), r, splat(1.0f)); }
+
+// e^x for x <= 0; 0 from -104 on.
+inline Vec exp_of_negative(Vec x) {
+  // Scaled by 2^64, so that 2^n is a float down to where the result is 0.
+  const Reduced e = reduce(min_to(splat(0.0f) - x, splat(120.0f)));
+  return exp_minus(e.r) * pow2<64>(e.n) * splat(0x1p-64f);
+}
+
+// tanh x = (1 - e^-2x) / (1 + e^-2x), from e^-2x - 1, which keeps the digits of small x.
+inline Vec tanh(Vec x) {
+  const Reduced e = reduce(min_to(max_to(x, splat(-10.0f)), splat(10.0f)) * splat(2.0f));
+  const Vec power = pow2<0>(e.n);
+  const Vec less_one = fma(power, exp_slope(e.r) * e.r, power - splat(1.0f));
+  return (splat(0.0f) - less_one) / (less_one + splat(2.0f));
 }
 
 // 1 / (1 + e^-z) for z >= -110: callers limit z, as the result is 0 in float32 from -104 on. Below -87 it is

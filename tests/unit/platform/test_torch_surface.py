@@ -19,7 +19,7 @@ import aphrodite.ops
 from aphrodite import SamplingParams
 from aphrodite.build import assemble
 from aphrodite.config.engine import config_from
-from aphrodite.engine.local import card_of
+from aphrodite.engine.card import card_of
 from aphrodite.engine.requests import RequestMaker
 from tests.unit.discovery.test_minimal_plugin import checkpoint
 

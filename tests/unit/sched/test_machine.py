@@ -1,4 +1,5 @@
-"""The scheduler's whole life at random: arrivals, aborts, preemptions, shared prefixes, failures, resets, regimes.
+"""The scheduler's whole life at random: arrivals, aborts, holds, preemptions, shared prefixes, failures, resets,
+regimes.
 
 Every step is checked by the books (`check`) and by a device that compares all that attention reads with what should
 stand there; at the end every request has the tokens that it would have got alone, and every block is free.
@@ -46,6 +47,13 @@ MUST_OCCUR = (
     "aborted in the middle of its prompt",
     "aborted while decoding",
     "aborted with its step in flight",
+    "held while waiting",
+    "held in the middle of its prompt",
+    "held while decoding",
+    "held with its step in flight",
+    "released",
+    "aborted while held",
+    "all but the held ones ended",
     "resets",
     "finished with a prompt's log-probabilities",
 )
@@ -127,6 +135,7 @@ class Life(RuleBasedStateMachine):
         self.world.scheduler.seen = self.seen  # type: ignore[attr-defined]
         self.asked: list[tuple[Sequence, list[int], int]] = []
         self.aborted: set[str] = set()
+        self.held: dict[str, tuple[Sequence, list[int]]] = {}  # with the tokens that each had by then
 
     @rule(
         trunk=st.sampled_from(TRUNKS),
@@ -219,6 +228,46 @@ class Life(RuleBasedStateMachine):
                 self.drop(live[pick % len(live)])
             self.world.settle(self.world.steps_in_flight)
 
+    @rule(pick=st.integers(0, 100))
+    def hold(self, pick: int) -> None:
+        live = list(self.world.scheduler.live())
+        if live:
+            self.hold_one(live[pick % len(live)])
+
+    @rule(pick=st.integers(0, 100))
+    def hold_while_a_step_runs(self, pick: int) -> None:
+        plan = self.world.plan()
+        if plan is not None:
+            self.world.flights.append((plan, self.world.run(plan)))
+            self.world.steps += 1
+            self.hold(pick)
+            self.world.settle(self.world.steps_in_flight)
+
+    @rule(pick=st.integers(0, 100))
+    def release(self, pick: int) -> None:
+        if self.held:
+            seq, tokens = self.held.pop(sorted(self.held)[pick % len(self.held)])
+            assert seq.tokens == tokens, "who is held gets nothing"
+            self.world.scheduler.release(seq.request.request_id)
+            self.world.scheduler.check()
+            self.seen["released"] += 1
+
+    @rule()
+    def all_but_the_held_ones_end(self) -> None:
+        if self.held:
+            self.world.drain()
+            assert {seq.request.request_id for seq in self.world.scheduler.live()} == set(self.held)
+            self.seen["all but the held ones ended"] += 1
+
+    def hold_one(self, seq: Sequence) -> None:
+        name = seq.request.request_id
+        if name not in self.held:
+            self.note("held", seq)
+            self.held[name] = (seq, list(seq.tokens))
+        self.world.scheduler.hold(name)
+        self.world.scheduler.check()
+        assert seq.status is Status.HELD and not any(seq.blocks) and seq.row < 0
+
     @rule()
     def settle(self) -> None:
         self.world.settle()
@@ -248,20 +297,26 @@ class Life(RuleBasedStateMachine):
         self.seen["resets"] += 1
 
     def drop(self, seq: Sequence) -> None:
-        if seq.status is Status.WAITING:
-            self.seen["aborted while waiting"] += 1
-        else:
-            partial = seq.row in self.world.scheduler._partial
-            self.seen["aborted in the middle of its prompt" if partial else "aborted while decoding"] += 1
-            rows = [plan.rows.tolist() for plan, _ in self.world.flights]
-            self.seen["aborted with its step in flight"] += any(seq.row in some for some in rows)
+        self.note("aborted", seq)
+        self.held.pop(seq.request.request_id, None)
         self.world.scheduler.abort(seq.request.request_id)
         self.world.scheduler.check()
         self.aborted.add(seq.request.request_id)
 
+    def note(self, what: str, seq: Sequence) -> None:
+        if seq.status is not Status.RUNNING:
+            self.seen[f"{what} while {seq.status.value}"] += 1
+        else:
+            partial = seq.row in self.world.scheduler._partial
+            self.seen[f"{what} in the middle of its prompt" if partial else f"{what} while decoding"] += 1
+            rows = [plan.rows.tolist() for plan, _ in self.world.flights]
+            self.seen[f"{what} with its step in flight"] += any(seq.row in some for some in rows)
+
     def teardown(self) -> None:
         if not hasattr(self, "world"):
             return
+        while self.held:
+            self.release(0)
         self.world.drain()
         for seq, prompt, max_tokens in self.asked:
             whole, name = continuation(prompt, max_tokens), seq.request.request_id

@@ -252,7 +252,7 @@ def test_added_tokens_that_are_not_special_are_guarded_where_the_template_has_th
             r"messages\[0\].content must be a text, a list of text parts or None, got 3",
         ),
         ([{"role": "user", "content": ["x"]}], r"messages\[0\].content\[0\] must be"),
-        ([{"role": "user", "content": [{"type": "image", "url": "x"}]}], r"messages\[0\].content\[0\] must be"),
+        ([{"role": "user", "content": [{"type": "image", "url": "x"}]}], r"messages\[0\].content\[0\] is of type 'im"),
         ([{"role": "user", "content": "a\ud800"}], r"messages\[0\].content holds a lone surrogate"),
         ([{"role": "user", "content": "a", "extra": object()}], r"messages\[0\].extra must be text, a number"),
         ([{"role": "user", "content": "a", "extra": {1: 2}}], r"messages\[0\].extra must have texts as keys"),

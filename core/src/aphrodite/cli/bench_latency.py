@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from aphrodite.cli import bench
 from aphrodite.cli.command import Call
+from aphrodite.cli.output import print_note
 from aphrodite.progress import progress
 from aphrodite.types.outputs import RequestOutput
 
@@ -31,6 +32,8 @@ def run(call: Call) -> int:
     with LLM(progress=bar, **call.settings) as llm:
         bench.check_lengths(llm, options.input_len, options.output_len)
         found = bench.facts(llm)
+        if not call.quiet:
+            print_note(llm.blueprint.summary)
         vocab_size = llm.blueprint.spec.vocab_size
         bar.start("batches", options.num_warmup + options.num_iters, "batch")
         try:

@@ -8,6 +8,7 @@ import time
 
 from aphrodite.cli import bench
 from aphrodite.cli.command import Call
+from aphrodite.cli.output import print_note
 from aphrodite.config.numbers import integer
 from aphrodite.errors import UsageError
 from aphrodite.progress import progress
@@ -29,6 +30,8 @@ def run(call: Call) -> int:
     with LLM(progress=bar, **call.settings) as llm:
         bench.check_lengths(llm, num_in[1], num_out[1])
         found = bench.facts(llm)
+        if not call.quiet:
+            print_note(llm.blueprint.summary)
         vocab_size = llm.blueprint.spec.vocab_size
         for count, is_measured in ((options.num_warmup, False), (options.num_prompts, True)):
             lengths_in = [draw.randint(*num_in) for _ in range(count)]

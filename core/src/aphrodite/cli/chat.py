@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from aphrodite.cli.command import Call
 from aphrodite.cli.lines import Lines, open_lines
-from aphrodite.cli.output import document, print_document, print_error, safe_for_terminal
+from aphrodite.cli.output import document, print_document, print_error, print_note, safe_for_terminal
 from aphrodite.errors import AphroditeError
 from aphrodite.progress import progress
 from aphrodite.types.sampling_params import SamplingParams
@@ -34,6 +34,8 @@ def run(call: Call) -> int:
 
     with LLM(progress=progress(call.quiet), **call.settings) as llm:
         conversation = Conversation(llm, call.sampling(), call.options.system, call.options.chat_template)
+        if not call.quiet:
+            print_note(llm.blueprint.summary)
         talk = _Talk(conversation, open_lines(), is_quiet=call.quiet, is_document=call.common.json)
         code = talk.run()
     if call.common.json:

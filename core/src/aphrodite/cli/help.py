@@ -116,7 +116,7 @@ def _listing(groups: Iterable[Group], commands: Sequence[Command]) -> str:
 def _has(entry: Entry, word: str) -> bool:
     """Whether an entry has to do with a word, however it is spelled."""
     plain = word.lower().lstrip("-").replace("-", "_")
-    texts = (entry.name, entry.flag or "", entry.env or "", entry.key or "", entry.doc, entry.legal)
+    texts = (entry.name, entry.flag or "", *entry.aliases, entry.env or "", entry.key or "", entry.doc, entry.legal)
     return any(plain in text.lower().replace("-", "_") for text in texts)
 
 
@@ -129,10 +129,12 @@ def _spelling(entry: Entry) -> str:
 
 
 def _facts(entry: Entry, command: Command | None) -> str:
-    """[default 16; env APHRODITE_X; key sampling.max_tokens]"""
+    """[default 16; also --other; env APHRODITE_X; key sampling.max_tokens]"""
     facts = []
     if entry.flag is not None and not (entry.kind is Kind.SWITCH and entry.key is None):
         facts.append(f"default {entry.default_of(command.defaults if command else {})}")
+    if entry.aliases:
+        facts.append(f"also {', '.join(entry.aliases)}")
     if entry.env:
         facts.append(f"env {entry.env}")
     if entry.key:

@@ -23,12 +23,13 @@ def setting(default: Any, doc: str, **meta: Any) -> Any:
 
     choices      the texts it may be, in any case
     low, high    least and greatest number
+    above        what a number must be greater than
     metavar      what stands for its value in help
     flag         its name on the command line, where it is another
     env          the environment variable that gives it, where neither caller, flag nor file does
     is_common    shown by a command's first page of help
     unset        what the default means, where it is no value to type
-    aliases      other names on the command line
+    aliases      other names for it, wherever it is named
     is_secret    never shown, not by --dump-config either
     """
     meta = {"doc": doc, **meta}
@@ -85,7 +86,15 @@ class CacheConfig(Section):
     """The paged KV cache. num_blocks or kv_cache_memory_bytes sets its size, never both."""
 
     block_size: int | None = setting(None, "Tokens a KV block; auto: the device's best.")
-    num_blocks: int | None = setting(None, "Usable KV blocks; auto: from the memory that is free.")
+    memory_utilization: float | None = setting(
+        None,
+        "Share of the device's memory for weights, buffers and KV cache together; auto: 0.9, less what a device that "
+        "others use too keeps back.",
+        above=0,
+        high=1,
+        aliases=("gpu_memory_utilization",),
+    )
+    num_blocks: int | None = setting(None, "Usable KV blocks; auto: what memory_utilization leaves room for.")
     kv_cache_memory_bytes: int | None = setting(None, "Bytes for the KV cache, in place of num_blocks.")
     enable_prefix_caching: bool = setting(
         True, "Keep the KV blocks of past prompts and outputs, for requests that start alike."
@@ -156,12 +165,19 @@ SECTIONS: Mapping[str, type[Section]] = {
 def config_from(settings: Mapping[str, Any]) -> EngineConfig:
     """An EngineConfig from flat settings, as LLM takes them; those left out may come from the environment.
 
-    UsageError names a setting that does not exist, or a value that is wrong.
+    UsageError names a setting that does not exist or has two values, or a value that is wrong.
     """
     known = {item.name: item for section in SECTIONS.values() for item in section.settings()}
-    if unknown := next((name for name in settings if name not in known), None):
-        raise UsageError(f"there is no setting {unknown!r}; there are {', '.join(sorted(known))}", subject=unknown)
-    given = dict(settings)
+    names = {alias: item.name for item in known.values() for alias in item.metadata.get("aliases", ())}
+    given: dict[str, Any] = {}
+    for name, value in settings.items():
+        own = names.get(name, name)
+        if own not in known:
+            raise UsageError(f"there is no setting {name!r}; there are {', '.join(sorted(known))}", subject=name)
+        if own in given:
+            both = " and ".join(one for one in settings if names.get(one, one) == own)
+            raise UsageError(f"{own} is given twice, as {both}", subject=own)
+        given[own] = value
     if "dtype" in given:
         given["dtype"] = str(given["dtype"])  # torch.bfloat16 reads "torch.bfloat16"
     for name, item in known.items():
@@ -195,9 +211,14 @@ def _checked(item: Field[Any], value: Any) -> Any:
         good = type(value) is int and low <= value and (high is None or value <= high)
     elif "float" in kind:
         value = float(value) if type(value) is int else value
-        low, high = meta.get("low", -math.inf), meta.get("high", math.inf)
-        legal = "a finite number" + (f" in [{low}, {high}]" if low > -math.inf or high < math.inf else "")
+        if "None" in kind and value == AUTO:
+            return None
+        low, above, high = meta.get("low", -math.inf), meta.get("above"), meta.get("high", math.inf)
+        bounds = f" in [{low}, {high}]" if low > -math.inf or high < math.inf else ""
+        legal = "a finite number" + (bounds if above is None else f" in ({above}, {high}]")
+        legal += " or auto" if "None" in kind else ""
         good = type(value) is float and math.isfinite(value) and low <= value <= high
+        good = good and (above is None or value > above)
     elif "choices" in meta:
         value = value.lower() if isinstance(value, str) else value
         legal, good = f"one of {', '.join(meta['choices'])}", value in meta["choices"]

@@ -45,6 +45,8 @@ def read_file(path: str) -> dict[Entry, Given]:
         entry = find_key(key)
         if entry is None:
             raise UsageError(f"{place}: there is no setting {key!r}{_hint(key)}", subject=key)
+        if entry in found:
+            raise UsageError(f"{place}: {key} is another name of {entry.key}, which stands there already", subject=key)
         found[entry] = Given(entry.take(value), f"file {place}", place)
     return found
 

@@ -94,7 +94,7 @@ class Entry:
         default = other.get(self.name, self.default)
         if self.kind is Kind.SWITCH:
             return "on" if default else "off"
-        if default is None and self.kind is Kind.INTEGER and not self._may_be_none:
+        if default is None and self.kind in (Kind.INTEGER, Kind.NUMBER) and not self._may_be_none:
             return AUTO
         return str(default) if default not in (None, "", (), {}) else self.unset
 
@@ -140,7 +140,9 @@ def section_group(name: str, about: str, section: type[Section]) -> Group:
 
 def find_key(key: str) -> Entry | None:
     """The entry of a file's key, as "seed" or "sampling.seed"."""
-    return next((entry for group in GROUPS for entry in group.entries if entry.key == key), None)
+    flag = flag_of(key)  # its other names are written down as flags
+    found = (entry for group in GROUPS for entry in group.entries if entry.key)
+    return next((entry for entry in found if entry.key == key or (key.isidentifier() and flag in entry.aliases)), None)
 
 
 def nearest(word: str, known: Iterable[str], shown: Mapping[str, str] | None = None) -> str:
@@ -162,7 +164,9 @@ def _setting(item: Field[Any], *, is_in_files: bool = True) -> Entry:
     kind = _kind(type_name)
     low, high = meta.get("low", 1 if kind is Kind.INTEGER else None), meta.get("high")
     legal = ""
-    if low is not None:
+    if "above" in meta:
+        legal = f"above {meta['above']}" + ("" if high is None else f", to {high}")
+    elif low is not None:
         legal = f"at least {low}" if high is None else f"{low} to {high}"
     if "choices" in meta:
         legal = ", ".join(meta["choices"])

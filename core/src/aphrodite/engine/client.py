@@ -35,5 +35,12 @@ class EngineClient(Protocol):
     def abort(self, request_ids: Iterable[str]) -> None:
         """End requests with `finish_reason` "abort" and free what they hold; those that have ended are ignored."""
 
+    def hold(self, request_ids: Iterable[str]) -> None:
+        """Spend no step on these requests until they are released: their reader is behind. What they hold goes to
+        others, their tokens stay. Those that have ended are ignored. May be called in a sink."""
+
+    def release(self, request_ids: Iterable[str]) -> None:
+        """Let held requests go on, to the same tokens as ever."""
+
     def close(self) -> None:
         """Let go of the engine. Requests in flight end with an error."""

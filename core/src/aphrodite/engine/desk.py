@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
+from aphrodite.engine.backlog import Backlog
 from aphrodite.engine.client import EngineClient, Failure, News
 from aphrodite.engine.requests import Prepared
 from aphrodite.engine.state import RequestState
@@ -34,7 +35,7 @@ class Desk:
 
     def open(self, prepared: Prepared, state: RequestState) -> Ticket:
         """Give a request to the engine. UsageError if that is closed."""
-        ticket = Ticket(self._client, state)
+        ticket = Ticket(self._client, state, prepared.requests)
         self.take_on(prepared.requests, ticket)
         return ticket
 
@@ -64,11 +65,13 @@ class Desk:
 
 
 class Ticket:
-    """One request of an event loop: waits for its news, and reads them when it is asked to, however much has come."""
+    """One request of an event loop: waits for its news, and reads them when it is asked to. If it is not asked for
+    long, the engine holds the request until it is."""
 
-    def __init__(self, client: EngineClient, state: RequestState) -> None:
+    def __init__(self, client: EngineClient, state: RequestState, requests: Sequence[Request]) -> None:
         self.state = state
         self._client = client
+        self._backlog = Backlog(client, requests)
         self._news: dict[str, EngineSequence] = {}
         self._error: BaseException | None = None
         self._changed = asyncio.Event()
@@ -76,6 +79,7 @@ class Ticket:
     def put(self, name: str, seq: EngineSequence) -> None:
         """There is news of a sequence."""
         self._news[name] = seq
+        self._backlog.grow()
         self._changed.set()
 
     def fail(self, name: str, error: BaseException) -> None:
@@ -90,6 +94,7 @@ class Ticket:
             await self._changed.wait()
         self._changed.clear()
         news, self._news = self._news, {}
+        self._backlog.clear()
         self._client.abort([name for name, seq in news.items() if self.state.read(seq)])
         if self._error is not None and not self.state.is_finished:
             raise self._error

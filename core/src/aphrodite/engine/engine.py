@@ -66,6 +66,14 @@ class Engine:
         """Drop a request, wherever it stands, with that finish_reason."""
         self._scheduler.abort(request_id, reason)
 
+    def hold(self, request_id: str) -> None:
+        """Spend no step on a request until it is released; it keeps its tokens and its place."""
+        self._scheduler.hold(request_id)
+
+    def release(self, request_id: str) -> None:
+        """Let a request that is held go on."""
+        self._scheduler.release(request_id)
+
     def step(self) -> list[Sequence]:
         """Schedule and submit a step, settle the one before. Returns the sequences that have got something.
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from aphrodite.build import Assembled, Blueprint, assemble
 from aphrodite.config.engine import EngineConfig, config_from
+from aphrodite.engine.card import card_of
 from aphrodite.engine.engine import Engine
 from aphrodite.engine.frontend import Frontend
 from aphrodite.engine.loop import EngineLoop
-from aphrodite.types.model_card import ModelCard
 from aphrodite.types.progress import Progress
 
 
@@ -42,16 +42,3 @@ class LocalEngine:
     def close(self) -> None:
         """Give back the device and its memory."""
         self._finalizer()
-
-
-def card_of(blueprint: Blueprint) -> ModelCard:
-    """What front ends must know of a model that is drawn up."""
-    return ModelCard(
-        name=blueprint.config.model.model,
-        folder=str(blueprint.folder),
-        vocab_size=blueprint.spec.vocab_size,
-        max_model_len=blueprint.sizes.max_model_len,
-        end_ids=blueprint.generation.end_ids,
-        defaults=blueprint.generation.defaults,
-        seed=blueprint.config.model.seed,
-    )

@@ -62,10 +62,17 @@ class EngineLoop:
     def abort(self, request_ids: Iterable[str]) -> None:
         """End requests before the next step."""
         ids = list(request_ids)
-        with self._changed:
-            if not self._closing:
-                self._inbox.append(lambda: self._abort(ids))
-                self._changed.notify()
+        self._tell_thread(lambda: self._abort(ids))
+
+    def hold(self, request_ids: Iterable[str]) -> None:
+        """Spend no step on requests, from the next one on, until they are released."""
+        ids = list(request_ids)
+        self._tell_thread(lambda: _each(self._engine.hold, ids))
+
+    def release(self, request_ids: Iterable[str]) -> None:
+        """Let held requests go on."""
+        ids = list(request_ids)
+        self._tell_thread(lambda: _each(self._engine.release, ids))
 
     def call(self, function: Callable[[Engine], T]) -> T:
         """What `function` gives or raises, called between two steps. UsageError once the loop is closed."""
@@ -203,9 +210,21 @@ class EngineLoop:
         if not self._counts[sink]:
             del self._counts[sink]
 
+    def _tell_thread(self, do: Callable[[], None]) -> None:
+        """As _post, but without effect once the loop is closed."""
+        with self._changed:
+            if not self._closing:
+                self._inbox.append(do)
+                self._changed.notify()
+
     def _post(self, do: Callable[[], None]) -> None:
         with self._changed:
             if self._closing:
                 raise UsageError("this engine is closed: make a new one", subject="close")
             self._inbox.append(do)
             self._changed.notify()
+
+
+def _each(do: Callable[[str], None], request_ids: Iterable[str]) -> None:
+    for name in request_ids:
+        do(name)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
+from aphrodite.engine.backlog import Backlog
 from aphrodite.engine.client import EngineClient, Failure, News
 from aphrodite.engine.requests import Prepared
 from aphrodite.engine.state import RequestState
@@ -18,13 +19,15 @@ class Mailbox:
 
     eager  wake the reader whenever there is news; else when somebody has ended or may be ended by a stop string, so
            that the engine's thread is not held up by one that has nothing to do yet
+    backlog  what a reader may leave unread; None: all of it, it waits for the end
     """
 
-    def __init__(self, states: Sequence[RequestState], *, eager: bool) -> None:
+    def __init__(self, states: Sequence[RequestState], *, eager: bool, backlog: Backlog | None = None) -> None:
         self._states = states
         self._by_id = {name: state for state in states for name in state.request_ids}
         self._unfinished = set(map(id, states))
         self._eager = eager
+        self._backlog = backlog
         self._changed = threading.Condition()
         self._news: dict[str, EngineSequence] = {}
         self._error: BaseException | None = None
@@ -39,6 +42,8 @@ class Mailbox:
             else:
                 for seq in news:
                     self._news[seq.request.request_id] = seq
+                    if self._backlog is not None:
+                        self._backlog.grow()
                     if self._eager or seq.finish_reason is not None or seq.request.sampling.stop:
                         self._is_due = True
             if self._is_due:
@@ -54,6 +59,8 @@ class Mailbox:
                 if (left is not None and left <= 0) or not self._changed.wait(left):
                     break
             news, self._news, self._is_due = self._news, {}, False
+            if self._backlog is not None:
+                self._backlog.clear()
             error = self._error
         ended = []
         for name, seq in news.items():
@@ -82,12 +89,12 @@ class Mailbox:
 
 
 class Stream(Iterator[RequestOutput]):
-    """One request's outputs as they come; it starts when it is made."""
+    """One request's outputs as they come; it starts when it is made, and is held while its reader is far behind."""
 
     def __init__(self, client: EngineClient, state: RequestState, prepared: Prepared) -> None:
         self._client = client
         self._state = state
-        self._mailbox = Mailbox([state], eager=True)
+        self._mailbox = Mailbox([state], eager=True, backlog=Backlog(client, prepared.requests))
         self._is_over = False
         client.add(prepared.requests, self._mailbox.put)
 

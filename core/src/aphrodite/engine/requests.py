@@ -94,6 +94,8 @@ class RequestMaker:
 
     def _token(self, token: Any, where: str) -> int:
         """A token id of the vocabulary; any integer type will do, bool is none."""
+        if type(token) is int and 0 <= token < self._card.vocab_size:
+            return token
         if not isinstance(token, bool) and isinstance(token, Integral) and 0 <= int(token) < self._card.vocab_size:
             return int(token)
         raise UsageError(

@@ -13,7 +13,7 @@ from aphrodite.types.request import Request, TokenLogprobs
 from aphrodite.types.request import Sequence as EngineSequence
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Delta:
     """What one continuation has got since the last time; fields as in CompletionOutput."""
 
@@ -52,12 +52,17 @@ class RequestState:
 
     @property
     def is_finished(self) -> bool:
-        return not self.request_ids
+        return all(one.finish_reason is not None for one in self._continuations.values())
 
     @property
     def num_output(self) -> int:
         """Tokens read so far, of all continuations."""
         return sum(len(one.token_ids) for one in self._continuations.values())
+
+    @property
+    def most_output(self) -> int:
+        """Tokens of the longest continuation so far."""
+        return max((len(one.token_ids) for one in self._continuations.values()), default=0)
 
     def read(self, seq: EngineSequence) -> bool:
         """Take what is new of one of its sequences. Whether that ended it while the engine would go on: then it is to
@@ -93,7 +98,8 @@ class RequestState:
             delta = one.delta(index, self._tokenizer)
             if delta is not None:
                 found.append(delta)
-                found += [replace(delta, index=copy) for copy in range(index + 1, index + self._num_copies)]
+                if self._num_copies > 1:
+                    found += [replace(delta, index=copy) for copy in range(1, self._num_copies)]
         return found
 
     def _metrics(self) -> RequestMetrics | None:
@@ -174,7 +180,8 @@ class _Continuation:
         )
 
     def delta(self, index: int, tokenizer: Tokenizer | None) -> Delta | None:
-        text, start, ended = "".join(self._untold), self._num_told, self.finish_reason is not None
+        text = self._untold[0] if len(self._untold) == 1 else "".join(self._untold)
+        start, ended = self._num_told, self.finish_reason is not None
         if start == len(self.token_ids) and not text and ended == self._told_end:
             return None
         self._untold.clear()

@@ -56,7 +56,8 @@ class Limits:
     max_logit_rows   most rows of logits a step may ask for, or max_num_seqs where that is more
     attn_meta_words, attn_meta_words_a_seq  i32 words that the plugin's attn_plan kernels write for a step and cache
                      group, at most: so many, and so many more for each sequence
-    kv_share         share of the memory left beside the weights that the KV cache takes by default
+    kv_share         share that the KV cache takes by default of what memory_utilization leaves beside weights and
+                     buffers; less than 1 where others need the memory too
     kv_cap_bytes     most bytes it takes by default; None: no cap
     dtypes           activation types the device computes in, best first
     slow_dtypes      those of `dtypes` that dtype="auto" avoids in favour of f32, with the reason
@@ -72,7 +73,7 @@ class Limits:
     max_logit_rows: int = 256
     attn_meta_words: int = 0
     attn_meta_words_a_seq: int = 0
-    kv_share: float = 0.9
+    kv_share: float = 1.0
     kv_cap_bytes: int | None = None
     dtypes: tuple[str, ...] = ("f32", "bf16", "f16")
     slow_dtypes: Mapping[str, str] = field(default_factory=dict)

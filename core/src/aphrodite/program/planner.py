@@ -10,6 +10,7 @@ import fnmatch
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from aphrodite.errors import KernelError
@@ -22,6 +23,7 @@ from aphrodite.platform.spi import Limits
 from aphrodite.program.buffers import lifetimes
 from aphrodite.program.match import Pattern
 from aphrodite.program.sites import Sites
+from aphrodite.program.space import Space, lay_out
 from aphrodite.program.trace import Call, Program
 from aphrodite.program.values import Value, WeightRef
 
@@ -328,6 +330,11 @@ class Plan:
             if _is_attention_plan(call):
                 for dims in self.planner.sizes(call, *self._readers(call)):
                     yield Bound(index, index + 1, call, self._attention_plan(call, dims))
+
+    @cached_property
+    def space(self) -> Space:
+        """The memory that the Program needs for itself. KernelError names a kernel that cannot say what it needs."""
+        return lay_out(self)
 
     def layout_of(self, call: Call) -> str:
         """The weight layout of the matrices a call reads; plain when it reads none."""

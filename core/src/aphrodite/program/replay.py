@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 from aphrodite.errors import AphroditeError, DeviceError, KernelError
-from aphrodite.ops.kernel import Binding, Dims, Extent, Kernel, Run, Workspace
+from aphrodite.ops.kernel import Binding, Dims, Extent, Kernel, Run
 from aphrodite.ops.op import HOST_BOUNDS, declared
 from aphrodite.platform.dtypes import ITEMSIZE
 from aphrodite.platform.layout import Packed
 from aphrodite.platform.spi import Platform, Stream
-from aphrodite.program.buffers import plan_arena
 from aphrodite.program.planner import Bound, Plan
+from aphrodite.program.space import blame
 from aphrodite.program.trace import Call
 from aphrodite.program.values import Argument, Ref, Value
 
@@ -43,14 +42,11 @@ class BoundProgram:
         self.externals = externals
         self._bounds = plan.planner.bounds
         choices = {(b.start, b.stop, b.kernel.provider): b for b in plan.choices()}
-        spaces = {key: self._workspace(bound) for key, bound in choices.items()}
-        scratch: dict[tuple[int, int], int] = {}
-        for (start, stop, _), (need, _) in spaces.items():
-            scratch[start, stop] = max(scratch.get((start, stop), 0), need)
-        self._layout = plan_arena(plan.program.calls, self._bounds, scratch)
+        self._space = plan.space
+        self._layout = plan.space.arena
         self.arena_bytes = self._layout.num_bytes
         self._arena = platform.memory.arena(max(self.arena_bytes, 1))
-        zeroed = max((need for _, need in spaces.values()), default=0)
+        zeroed = plan.space.zeroed_bytes
         self._zeroed = platform.memory.zeros((zeroed,), "u8") if zeroed else None
         self._bound: dict[tuple[int, int, str], Run] = {}
         self._tensors: dict[Value, Any] = {}
@@ -99,15 +95,6 @@ class BoundProgram:
                 )
             yield bound
 
-    def _workspace(self, bound: Bound) -> tuple[int, int]:
-        if bound.kernel.workspace is None:
-            return 0, 0
-        with _blame(bound, "its workspace"):
-            space = bound.kernel.workspace(self._facts(bound.call), self._bounds)
-            if not isinstance(space, Workspace):
-                raise TypeError(f"must be a Workspace, got {space!r}")
-        return space.scratch_bytes, space.zeroed_bytes
-
     def _facts(self, call: Call) -> dict[str, Any]:
         return self.plan.planner.facts(call, self._bounds, self.plan.layout_of(call))
 
@@ -132,14 +119,14 @@ class BoundProgram:
         )
         if kernel.bind is None:
             return bind_function(kernel, binding, self._platform)
-        with _blame(bound, "binding it"):
+        with blame(bound, "binding it"):
             run = kernel.bind(binding)
             if not callable(run):
                 raise TypeError(f"bind must return run(dims), got {run!r}")
         return run
 
     def _scratch(self, bound: Bound) -> Any:
-        size, _ = self._workspace(bound)
+        size = self._space.scratch.get((bound.start, bound.stop, bound.kernel.provider), 0)
         return self._arena.tensor(self._layout.scratch[bound.start, bound.stop], (size,), (1,), "u8") if size else None
 
     def _argument(self, given: Argument, kind: str) -> Any:
@@ -161,18 +148,6 @@ class BoundProgram:
                 shape = value.sizes(self._bounds)
                 self._tensors[value] = self._arena.tensor(offset, shape, value.strides(), value.dtype)
         return self._tensors[value]
-
-
-@contextmanager
-def _blame(bound: Bound, what: str) -> Iterator[None]:
-    """Whatever a kernel's own code raises is a KernelError that names the kernel and the place."""
-    try:
-        yield
-    except AphroditeError:
-        raise
-    except Exception as error:
-        where = f"{bound.kernel.provider} at {bound.call.site}"
-        raise KernelError(f"{where}: {what} raised {type(error).__name__}: {error}", subject=bound.call.site) from error
 
 
 def bind_function(kernel: Kernel, binding: Binding, platform: Platform) -> Run:

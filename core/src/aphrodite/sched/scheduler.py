@@ -67,6 +67,7 @@ class Scheduler:
         self._running = Queue(policy)
         self._rows = Rows(budget.num_seqs)
         self._partial: set[int] = set()  # rows of running sequences that do not decode yet
+        self._held: set[str] = set()  # ids of sequences that are in neither queue
         self._by_id: dict[str, Sequence] = {}
         self._num_arrived = 0
         self._num_preemptions = 0
@@ -78,7 +79,8 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._by_id)
+        """Whether there is somebody to schedule; who is held is not."""
+        return len(self._by_id) > len(self._held)
 
     @property
     def budget(self) -> Budget:
@@ -107,6 +109,24 @@ class Scheduler:
         seq = self._by_id.get(request_id)
         if seq is not None:
             self._finish(seq, reason)
+
+    def hold(self, request_id: str) -> None:
+        """Spend nothing on a request until it is released: nobody reads what it gets. It gives up its row and blocks,
+        so it stands in nobody's way; its blocks stay cached until others need them. Unknown ids are ignored."""
+        seq = self._by_id.get(request_id)
+        if seq is not None and seq.status is not Status.HELD:
+            if seq.status is Status.RUNNING:
+                self._clear(seq)
+            else:
+                self._waiting.remove(seq)
+            seq.status = Status.HELD
+            self._held.add(request_id)
+
+    def release(self, request_id: str) -> None:
+        """Let a request that is held go on, from its old place in the queue. Others are ignored."""
+        if request_id in self._held:
+            self._held.remove(request_id)
+            self._queue(self._by_id[request_id])
 
     # ---- plan ---------------------------------------------------------------------------------------------------
 
@@ -257,9 +277,19 @@ class Scheduler:
         self._start_over(seq)
 
     def _start_over(self, seq: Sequence) -> None:
-        """Back to its place in the queue; it computes its tokens from the first on, in the regime of their number."""
-        self._leave(seq)
+        """Back to its place in the queue."""
+        self._clear(seq)
+        self._queue(seq)
+
+    def _queue(self, seq: Sequence) -> None:
+        """Let a sequence wait that has no row and no blocks."""
         seq.status = Status.WAITING
+        self._waiting.add(seq)
+
+    def _clear(self, seq: Sequence) -> None:
+        """Take a sequence off the device, such that it can compute its tokens from the first on, in the regime of their
+        number."""
+        self._leave(seq)
         seq.num_computed = 0
         regime = self._regime_of(seq)
         if regime != seq.regime:
@@ -267,7 +297,6 @@ class Scheduler:
             seq.digests.clear()
         if seq.wants_prompt_logprobs:
             seq.prompt_logprobs.clear()  # cut short: the prompt's start over with it
-        self._waiting.add(seq)
 
     def _regime_of(self, seq: Sequence) -> int:
         """The regime of as many tokens as it has."""
@@ -396,6 +425,8 @@ class Scheduler:
             self._leave(seq)
         elif seq.status is Status.WAITING:
             self._waiting.remove(seq)
+        else:
+            self._held.remove(seq.request.request_id)
         seq.status = Status.FINISHED
         seq.finish_reason = reason
         del self._by_id[seq.request.request_id]
@@ -406,6 +437,7 @@ class Scheduler:
         return EngineStats(
             num_running=len(self._running),
             num_waiting=len(self._waiting),
+            num_held=len(self._held),
             kv_blocks_total=usage.num_blocks,
             kv_blocks_free=usage.num_free,
             kv_blocks_evictable=usage.num_evictable,
@@ -424,7 +456,9 @@ class Scheduler:
         running = list(self._running)
         self.kv.check(self.live())
         self._rows.check(running, self.kv.block_size, len(self._in_flight))
-        assert len(self._by_id) == len(self._waiting) + len(running)
+        held = [seq for seq in self.live() if seq.status is Status.HELD]
+        assert self._held == {seq.request.request_id for seq in held}
+        assert len(self._by_id) == len(self._waiting) + len(running) + len(held)
         for queue, status in ((self._waiting, Status.WAITING), (self._running, Status.RUNNING)):
             keys = [queue.key(seq) for seq in queue]
             assert keys == sorted(keys, reverse=True) and all(seq.status is status for seq in queue)
@@ -433,4 +467,4 @@ class Scheduler:
             seq.row for seq in running if rows.decoding[seq.row]
         }
         assert all(rows.at(row).num_computed == rows.computed[row] for row in self._partial)
-        assert all(not any(seq.blocks) and seq.num_computed == 0 for seq in self._waiting)
+        assert all(not any(seq.blocks) and seq.num_computed == 0 for seq in (*self._waiting, *held))

@@ -26,6 +26,16 @@ class Admission:
         self._ends: deque[float] = deque(maxlen=4096)  # when the last ones ended
 
     def take(self, count: int) -> None:
+        """Count so many sequences in. ApiError as for `check`."""
+        self.check(count)
+        self.num_taken += count
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is room for no more."""
+        return self.num_taken >= self.limit
+
+    def check(self, count: int) -> None:
         """ApiError 429 if they are too many now, with the time in which the queue will have drained so far; 400 if they
         would be too many at any time."""
         if count > self.limit:
@@ -44,7 +54,6 @@ class Admission:
                 f"{self.limit}: try again later",
                 retry_after_s=self.drained_in_s(self.num_taken + count - self.limit),
             )
-        self.num_taken += count
 
     def give_back(self, count: int) -> None:
         """These have ended."""

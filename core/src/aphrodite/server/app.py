@@ -17,7 +17,7 @@ from typing import Any
 
 from aphrodite.server.body import Limits, read_body
 from aphrodite.server.dialect import IGNORED_HEADER, Access, Call, Dialect, Json, Reply, Route, Stream, written
-from aphrodite.server.errors import ApiError
+from aphrodite.server.errors import ApiError, too_slow
 from aphrodite.server.keys import Keys, presented
 from aphrodite.server.logs import AccessLog
 from aphrodite.server.router import Router
@@ -26,6 +26,8 @@ from aphrodite.server.service import Service
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
+Whole = tuple[int, list[tuple[bytes, bytes]], bytes]
+"""An answer that is not sent in parts: status, headers, body."""
 
 _FIT_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _STALL_S = 60.0  # a frame that is not taken in that time is the last one
@@ -70,6 +72,13 @@ class App:
         exchange = _Exchange(self, scope, receive, send)
         await exchange.run()
 
+    def at_once(self, scope: Scope) -> Whole | None:
+        """The answer to a request that its head alone decides: while there is room for no sequence, a generation is
+        refused without a task of its own, so that thousands of refusals hold up nobody. None for any other."""
+        if scope["method"] != "POST" or not self._service.admission.is_full:
+            return None
+        return _Exchange(self, scope, _nothing, _nothing).refusal()
+
     @property
     def settings(self) -> AppSettings:
         return self._settings
@@ -111,6 +120,7 @@ class _Exchange:
         self._watcher: asyncio.Future[None] | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._is_cut = False
+        self._is_too_slow = False
         self._cors = self._cors_headers()
 
     async def run(self) -> None:
@@ -127,10 +137,26 @@ class _Exchange:
                 self._watcher.cancel()
             if self._stall_timer is not None:
                 self._stall_timer.cancel()
-            elapsed_s = time.monotonic() - self._began_s
-            self._app.service.metrics.answered(self._status)
-            if not self._is_probe:
-                self._app.log.answered(self._id, self._scope["method"], self._scope["path"], self._status, elapsed_s)
+            self._note()
+
+    def refusal(self) -> Whole | None:
+        """The answer, if the head alone decides that there is an error."""
+        try:
+            self._route()
+        except ApiError as error:
+            reply = self._error(error)
+            headers, data = _whole(reply, {})
+            self._status = reply.status
+            self._note()
+            return reply.status, self._encoded(headers), data
+        return None
+
+    def _note(self) -> None:
+        """Count and log what was answered."""
+        elapsed_s = time.monotonic() - self._began_s
+        self._app.service.metrics.answered(self._status)
+        if not self._is_probe:
+            self._app.log.answered(self._id, self._scope["method"], self._scope["path"], self._status, elapsed_s)
 
     def _watch(self) -> None:
         """From now on, stop the answer when its client leaves. What is done at once needs no watching."""
@@ -148,16 +174,18 @@ class _Exchange:
         self._task.cancel()
 
     def _check_stall(self) -> None:
-        """End a stream that is not read. Its socket cannot take an error any more: it is cut."""
+        """End a stream that is not read, with an error for whoever reads it after all."""
         settings = self._app.settings
         since = self._sending_since
         if since is not None and time.monotonic() - since > settings.stall_s:
             self._app.service.metrics.too_slow.inc()
             self._status = 408
-            abort = self._scope.get("extensions", {}).get("aphrodite.abort")
-            if abort is not None:
-                abort()
-            self._cut()
+            self._is_too_slow = True
+            part = self._scope.get("extensions", {}).get("aphrodite.part")
+            if part is not None:
+                part()
+            else:
+                self._cut()
             return
         self._stall_timer = asyncio.get_running_loop().call_later(settings.stall_s / 4, self._check_stall)
 
@@ -172,28 +200,20 @@ class _Exchange:
             route, call = await self._admitted()
             reply = await route.handler(call)
         except Exception as error:
-            found = self._app.service.translate(error)
-            reply = self._dialect.error(found, self._id)
-            headers = {**found.reply_headers(), **reply.headers}
-            reply = Json(reply.data, reply.status, headers, reply.content_type)
+            reply = self._error(error)
         ignored = {} if call is None or not call.ignored else {IGNORED_HEADER: _listed(call.ignored)}
         await self._send_reply(reply, ignored)
+
+    def _error(self, error: Exception) -> Json:
+        """An error as an answer."""
+        found = self._app.service.translate(error)
+        reply = self._dialect.error(found, self._id)
+        return Json(reply.data, reply.status, {**found.reply_headers(), **reply.headers}, reply.content_type)
 
     async def _admitted(self) -> tuple[Route, Call]:
         """The route of a request that may be handled, and its call. ApiError for any other."""
         settings = self._app.settings
-        path = self._path(settings.root_path)
-        by_method, params = self._app.find(path)
-        some = next(iter(by_method.values()), None)
-        if some is not None:
-            self._dialect = some[1]
-        route = by_method.get(self._scope["method"], (None, None))[0]
-        tenant = self._check_key(route)
-        if some is None:
-            raise ApiError(404, "not_found", f"there is nothing at {_shown(path)}")
-        if route is None:
-            allowed = ", ".join(sorted(by_method))
-            raise ApiError(405, "method_not_allowed", f"{_shown(path)} takes {allowed}", headers={"allow": allowed})
+        route, params, tenant = self._route()
         body = None
         if route.body is not None:
             body = await read_body(self._scope, self._receive, settings.limits, lenient=route.lenient)
@@ -209,6 +229,26 @@ class _Exchange:
             body,
             self._watch,
         )
+
+    def _route(self) -> tuple[Route, dict[str, str], str | None]:
+        """The route of a request whose head may be handled, the parts of its path that have names, and whose it is.
+        ApiError for any other."""
+        settings = self._app.settings
+        path = self._path(settings.root_path)
+        by_method, params = self._app.find(path)
+        some = next(iter(by_method.values()), None)
+        if some is not None:
+            self._dialect = some[1]
+        route = by_method.get(self._scope["method"], (None, None))[0]
+        tenant = self._check_key(route)
+        if some is None:
+            raise ApiError(404, "not_found", f"there is nothing at {_shown(path)}")
+        if route is None:
+            allowed = ", ".join(sorted(by_method))
+            raise ApiError(405, "method_not_allowed", f"{_shown(path)} takes {allowed}", headers={"allow": allowed})
+        if route.generates:
+            self._app.service.check_room()
+        return route, params, tenant
 
     def _path(self, root_path: str) -> str:
         path: str = self._scope["path"]
@@ -246,10 +286,7 @@ class _Exchange:
             await self._send_stream(reply, ignored)
 
     async def _send_json(self, reply: Json, ignored: Mapping[str, str]) -> None:
-        data = reply.data if isinstance(reply.data, bytes) else written(reply.data)
-        headers = {**reply.headers, **ignored}
-        if reply.status != 204:
-            headers |= {"content-type": reply.content_type, "content-length": str(len(data))}
+        headers, data = _whole(reply, ignored)
         await self._send_head(reply.status, headers)
         await self._send_body(data, more=False)
 
@@ -259,10 +296,7 @@ class _Exchange:
             try:
                 first = await anext(frames, b"")
             except Exception as error:  # nothing is sent yet: it is an answer like any other
-                found = self._app.service.translate(error)
-                whole = self._dialect.error(found, self._id)
-                headers = {**found.reply_headers(), **whole.headers}
-                await self._send_json(Json(whole.data, whole.status, headers, whole.content_type), ignored)
+                await self._send_json(self._error(error), ignored)
                 return
             await self._send_head(
                 200,
@@ -275,10 +309,10 @@ class _Exchange:
                 },
             )
             self._check_stall()
-            await self._send_body(first, more=True)
             try:
+                await self._send_frame(first)
                 async for frame in frames:
-                    await self._send_body(frame, more=True)
+                    await self._send_frame(frame)
             except Exception as error:
                 found = self._app.service.translate(error)
                 self._app.log.broken(self._id, found)
@@ -291,14 +325,18 @@ class _Exchange:
 
     async def _send_head(self, status: int, headers: Mapping[str, str]) -> None:
         self._status = status
+        await self._send({"type": "http.response.start", "status": status, "headers": self._encoded(headers)})
+
+    def _encoded(self, headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+        """The answer's headers, those of every answer among them."""
         shown = {"x-request-id": self._id, **self._cors, **headers}
-        await self._send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in shown.items()],
-            }
-        )
+        return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in shown.items()]
+
+    async def _send_frame(self, data: bytes) -> None:
+        """Send a frame once there is room for it. ApiError if that took too long."""
+        await self._send_body(data, more=True)
+        if self._is_too_slow:
+            raise too_slow()
 
     async def _send_body(self, data: bytes, *, more: bool) -> None:
         self._sending_since = time.monotonic()
@@ -326,6 +364,19 @@ class _Exchange:
             "access-control-max-age": "600",
         }
         return True
+
+
+def _whole(reply: Json, ignored: Mapping[str, str]) -> tuple[dict[str, str], bytes]:
+    """A whole answer's own headers, and its body."""
+    data = reply.data if isinstance(reply.data, bytes) else written(reply.data)
+    headers = {**reply.headers, **ignored}
+    if reply.status != 204:
+        headers |= {"content-type": reply.content_type, "content-length": str(len(data))}
+    return headers, data
+
+
+async def _nothing(*given: Any) -> None:
+    """Nothing is received or sent."""
 
 
 def _unauthorized() -> ApiError:

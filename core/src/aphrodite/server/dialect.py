@@ -111,6 +111,7 @@ class Route:
     statuses  other statuses that it may have, beside those of every route
     frames    content type of its stream, if it has one
     lenient   whether a body may be called a form, as curl does (see `read_body`)
+    generates whether it takes at least one sequence: where there is room for none, the body is not even read
     """
 
     method: str
@@ -123,6 +124,7 @@ class Route:
     access: str = Access.KEY
     statuses: tuple[int, ...] = ()
     lenient: bool = False
+    generates: bool = False
 
 
 class Dialect(Protocol):

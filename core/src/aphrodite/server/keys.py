@@ -27,6 +27,8 @@ class Keys:
 
     def owner(self, key: bytes | None) -> str | None:
         """A name for whoever has this key, which says nothing of the key; None if it is none of them."""
+        if not self._hashes:
+            return None
         found = None
         given = self._hash(key or b"")
         for known in self._hashes:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from typing import Any
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from aphrodite.server.app import App
 from aphrodite.server.body import Limits
 from aphrodite.server.protocol import protocol_factory
 
 _BACKLOG = 4096
 _KEEP_ALIVE_S = 30
+_UNSENT_BYTES = 128 << 10  # that the system keeps of what a client does not take; by itself it would be megabytes
 
 
 class Listener:
@@ -23,13 +24,14 @@ class Listener:
 
     def __init__(
         self,
-        app: Any,
+        app: App,
         sockets: list[socket.socket],
         limits: Limits,
         *,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._sockets = sockets
+        self._at_once = app.at_once
         self._tls = tls
         self._limits = limits
         self._config = Config(
@@ -51,8 +53,10 @@ class Listener:
     async def start(self) -> None:
         """Accept connections from now on."""
         loop = asyncio.get_running_loop()
-        make = protocol_factory(self._config, self._state, self._limits, loop)
+        make = protocol_factory(self._config, self._state, self._limits, loop, self._at_once)
         for sock in self._sockets:
+            if sock.family != socket.AF_UNIX:  # connections inherit it
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
             handshake_s = None if self._tls is None else self._limits.head_s
             self._servers.append(
                 await loop.create_server(

@@ -20,7 +20,11 @@ _LOG = logging.getLogger("aphrodite.server")
 _LABEL = "model_name"
 _SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640)
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
-_ALSO = {"aphrodite:kv_cache_usage_perc": "vllm:gpu_cache_usage_perc"}  # an older spelling, still asked for
+_ALSO = {  # older spellings, still asked for
+    "aphrodite:kv_cache_usage_perc": "vllm:gpu_cache_usage_perc",
+    "aphrodite:prefix_cache_queries": "vllm:gpu_prefix_cache_queries",
+    "aphrodite:prefix_cache_hits": "vllm:gpu_prefix_cache_hits",
+}
 
 
 class Metrics:
@@ -54,6 +58,7 @@ class Metrics:
         self._decode = self._histogram("request_decode_time_seconds", "From the first token to the last.", _SECONDS)
         self._prompts = self._histogram("request_prompt_tokens", "Tokens of a request's prompts.", _TOKENS)
         self._outputs = self._histogram("request_generation_tokens", "Tokens that a request got.", _TOKENS)
+        self._longest = self._histogram("request_max_num_generation_tokens", "Of its longest continuation.", _TOKENS)
         self._registry.register(_Gauges(self, model_name))
 
     def ended(self, run: Run) -> None:
@@ -63,6 +68,7 @@ class Metrics:
         self.generation_tokens.inc(usage.completion_tokens)
         self._prompts.observe(usage.prompt_tokens)
         self._outputs.observe(usage.completion_tokens)
+        self._longest.observe(max(prompt.state.most_output for prompt in run.prompts))
         self._whole.observe(now - run.began_s)
         self._ended.labels(self._name, run.outcome).inc()
         if run.outcome == "error" and run.error_code in self._failed:
@@ -118,6 +124,8 @@ class _Gauges(Collector):
         gauges = {
             "num_requests_running": (stats.num_running, "Sequences that the engine works on."),
             "num_requests_waiting": (stats.num_waiting, "Sequences that wait for the engine."),
+            "num_requests_swapped": (0, "Sequences whose KV waits on the host: none, it is computed again."),
+            "num_requests_held": (stats.num_held, "Sequences that wait for their readers."),
             "num_requests_in_flight": (in_flight, "Sequences admitted and not ended."),
             "queue_limit": (limit, "Most sequences that are admitted."),
             "kv_cache_usage_perc": (used / max(1, stats.kv_blocks_total), "Share of KV blocks held, 0 to 1."),

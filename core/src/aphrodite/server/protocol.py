@@ -13,12 +13,14 @@ from typing import Any
 import httptools
 import msgspec
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from aphrodite.server.app import Scope, Whole
 from aphrodite.server.body import Limits
 
 _CHECK_S = 1.0
+_LINGER_S = 10.0  # in which a client may still take the last frames of an answer that it has left unread
 _REASONS = {
     400: "Bad Request",
     408: "Request Timeout",
@@ -40,9 +42,19 @@ class _RefusedError(Exception):
 class Protocol(HttpToolsProtocol):
     """One connection."""
 
-    def __init__(self, config: Config, state: ServerState, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        config: Config,
+        state: ServerState,
+        limits: Limits,
+        loop: asyncio.AbstractEventLoop,
+        at_once: Callable[[Scope], Whole | None],
+    ) -> None:
+        """at_once  the answer that a request's head decides; None: the application is to handle it"""
         super().__init__(config, state, {}, loop)
         self._limits = limits
+        self._at_once = at_once
+        self._is_next = False  # whether the request whose head is complete is the next to be answered
         self._is_refused = False
         self._refusal: _RefusedError | None = None
         self._num_head_bytes = 0
@@ -51,6 +63,7 @@ class Protocol(HttpToolsProtocol):
         self._in_body = False
         self._began_s: float | None = None  # the head, then the body, that is being received
         self._timer: asyncio.TimerHandle | None = None
+        self._end_timer: asyncio.TimerHandle | None = None
 
     # ---- the connection ---------------------------------------------------------------------------------------------
 
@@ -62,6 +75,8 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It has left."""
         self._rest()
+        if self._end_timer is not None:
+            self._end_timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -119,11 +134,30 @@ class Protocol(HttpToolsProtocol):
         self._num_head_bytes = self._num_body_bytes = 0
         self._in_body = True
         self._began_s = time.monotonic()
-        self.scope["extensions"] = {"aphrodite.abort": self._abort}  # type: ignore[dict-item]
+        self.scope["extensions"] = {"aphrodite.part": self._part}  # type: ignore[dict-item]
+        self._is_next = True
         try:
             super().on_headers_complete()
         except (UnicodeDecodeError, httptools.HttpParserInvalidURLError):
             self._give_up(400, "invalid_http", "the target must be a path")
+        finally:
+            self._is_next = False
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Answer, or let the application do so."""
+        found = self._at_once(cycle.scope) if self._is_next else None
+        if found is None:
+            super()._start_asgi_task(cycle, app)
+            return
+        status, headers, data = found
+        if not cycle.keep_alive:
+            headers = [*headers, (b"connection", b"close")]
+        lines = b"".join(b"%s: %s\r\n" % pair for pair in headers)
+        self.transport.write(b"%s%s\r\n%s" % (STATUS_LINE[status], lines, data))
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def on_message_complete(self) -> None:
         """All of the request is here."""
@@ -191,9 +225,12 @@ class Protocol(HttpToolsProtocol):
             self.transport.write(_answer(status, code, message))
         self.transport.close()
 
-    def _abort(self) -> None:
-        """Cut the connection without sending what is left."""
-        self.transport.abort()
+    def _part(self) -> None:
+        """Wait for the client no longer: what the answer still has to say goes into the buffer, and the connection
+        ends, when that is sent or when it has lingered."""
+        self.cycle.keep_alive = False
+        self.flow.resume_writing()
+        self._end_timer = self.loop.call_later(_LINGER_S, self.transport.abort)
 
 
 def _answer(status: int, code: str, message: str) -> bytes:
@@ -207,7 +244,11 @@ def _answer(status: int, code: str, message: str) -> bytes:
 
 
 def protocol_factory(
-    config: Config, state: ServerState, limits: Limits, loop: asyncio.AbstractEventLoop
+    config: Config,
+    state: ServerState,
+    limits: Limits,
+    loop: asyncio.AbstractEventLoop,
+    at_once: Callable[[Scope], Whole | None],
 ) -> Callable[[], Any]:
     """What makes a protocol for each connection."""
-    return lambda: Protocol(config, state, limits, loop)
+    return lambda: Protocol(config, state, limits, loop, at_once)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
+from aphrodite.engine.backlog import Backlog
 from aphrodite.engine.client import EngineClient
 from aphrodite.engine.requests import Prepared
 from aphrodite.engine.state import Delta, RequestState
@@ -30,7 +31,8 @@ class Prompt:
 
 
 class Run(AsyncIterator[list[Piece]]):
-    """Gives whatever has come whenever it is asked, so that a slow reader gets larger pieces and holds up nobody.
+    """Gives whatever has come whenever it is asked, so that a slow reader gets larger pieces and holds up nobody; one
+    that is far behind is waited for by the engine (`Backlog`), with all of the request's sequences.
 
     Iterate it to its end, or close it: then the engine's sequences are aborted. Iterating raises ApiError.
     """
@@ -41,24 +43,32 @@ class Run(AsyncIterator[list[Piece]]):
         prompts: Sequence[Prompt],
         *,
         began_s: float,
+        on_first: Callable[[Run], None],
         on_end: Callable[[Run], None],
         translate: Callable[[BaseException], ApiError],
         decode: Callable[[Sequence[int]], str],
         refusal: Callable[[], ApiError | None] = lambda: None,
     ) -> None:
         """began_s  when it arrived, on the loop's clock
+        on_first, on_end  called when the first token is here, if ever, and when nothing more comes
         refusal  why requests that were aborted before they had got anything have ended, where that is an error"""
         self.prompts = prompts
+        self.num_prompt_tokens = sum(len(prompt.prepared.requests[0].prompt_token_ids) for prompt in prompts)
         self.began_s = began_s
-        self.first_piece_s: float | None = None
+        self.first_piece_s: float | None = None  # when its first token was here
         self.outcome = "abort"  # so far; "stop", "length" or "error" by its end
         self.error_code: str | None = None
         self._loop = asyncio.get_running_loop()
         self._client = client
+        self._on_first = on_first
         self._on_end = on_end
         self._translate = translate
         self._decode = decode
         self._refusal = refusal
+        requests = [request for prompt in prompts for request in prompt.prepared.requests]
+        self._backlog = Backlog(client, requests)
+        self._may_stop = any(request.sampling.stop for request in requests)  # at what only reading finds
+        self._is_patient = False  # read for the whole: in large parts
         self._by_id = {name: prompt for prompt in prompts for name in prompt.state.request_ids}
         self._sequences: dict[str, EngineSequence] = {}  # the first of each prompt
         self._news: dict[str, EngineSequence] = {}
@@ -72,7 +82,12 @@ class Run(AsyncIterator[list[Piece]]):
     def put(self, name: str, seq: EngineSequence) -> None:
         """There is news of a sequence."""
         self._news[name] = seq
-        self._changed.set()
+        self._backlog.grow()
+        if self.first_piece_s is None and seq.num_output and not self._is_over:
+            self.first_piece_s = self.now_s()
+            self._on_first(self)
+        if not self._is_patient or self._may_stop or seq.finish_reason is not None or self._backlog.is_worth_reading:
+            self._changed.set()
 
     def fail(self, name: str, error: BaseException) -> None:
         """Nothing more comes of a sequence."""
@@ -89,6 +104,7 @@ class Run(AsyncIterator[list[Piece]]):
     def _stop(self, error: ApiError) -> None:
         if self._error is None:
             self._error = error
+            self._client.abort(self._by_id)  # now: nobody knows when it is read
         self._changed.set()
 
     # ---- what the dialect reads -------------------------------------------------------------------------------------
@@ -115,6 +131,7 @@ class Run(AsyncIterator[list[Piece]]):
     def _read(self) -> list[Piece]:
         """What has come. Raises the error that ended it."""
         news, self._news = self._news, {}
+        self._backlog.clear()
         if self._error is not None:
             raise self._error
         ended: list[str] = []
@@ -132,12 +149,8 @@ class Run(AsyncIterator[list[Piece]]):
                 ended.append(name)
         if ended:
             self._client.abort(ended)
-        if self.first_piece_s is None:
-            self.first_piece_s = self.now_s()
         pieces = [self._piece(prompt, delta) for prompt in changed.values() for delta in prompt.state.deltas()]
-        if all(prompt.state.is_finished for prompt in changed.values()) and all(
-            prompt.state.is_finished for prompt in self.prompts
-        ):
+        if any(piece.finish_reason for piece in pieces) and all(prompt.state.is_finished for prompt in self.prompts):
             self._end()
         return pieces
 
@@ -157,7 +170,8 @@ class Run(AsyncIterator[list[Piece]]):
         return Piece(choice, events, delta.token_ids, delta.logprobs, reason, delta.stop_reason)
 
     async def whole(self) -> list[Choice]:
-        """Every continuation, once all have ended."""
+        """Every continuation, once all have ended. A step's tokens wait for more, so that they wake nobody."""
+        self._is_patient = True
         count = sum(len(prompt.readers) for prompt in self.prompts)
         gathered = [Gathered() for _ in range(count)]
         async for pieces in self:
@@ -182,10 +196,6 @@ class Run(AsyncIterator[list[Piece]]):
     def prepared(self) -> list[Prepared]:
         """Its prompts, as the engine got them."""
         return [prompt.prepared for prompt in self.prompts]
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        return sum(len(prompt.prepared.requests[0].prompt_token_ids) for prompt in self.prompts)
 
     @property
     def usage(self) -> Usage:

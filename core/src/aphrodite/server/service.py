@@ -81,6 +81,7 @@ class Service:
         self.is_draining = False
         self.is_paused = False
         self.runs: set[Run] = set()
+        self._num_queued_tokens = 0  # of prompts of which nothing has come yet
         self._reading: tuple[Model, Reading] | None = None
         self._desk: tuple[Model, Desk] | None = None
         # Tokenisers let go of the interpreter while they work, templates do not: many threads would be of no use.
@@ -116,6 +117,14 @@ class Service:
             raise invalid("model", "model must be a text")
         if name not in self.settings.model_names:
             raise unknown_model(name, ", ".join(self.settings.model_names))
+
+    def check_room(self) -> None:
+        """ApiError if not one more sequence could be taken on. It costs next to nothing to know."""
+        try:
+            self.admission.check(1)
+        except ApiError:
+            self.metrics.refused.inc()
+            raise
 
     async def offload(self, function: Any, *arguments: Any) -> Any:
         """Call a function that takes its time on another thread."""
@@ -213,19 +222,21 @@ class Service:
             model.client,
             prompts,
             began_s=began_s,
+            on_first=self._begins,
             on_end=lambda run: self._ended(run, count),
             translate=self.translate,
             decode=lambda ids: _text_of(model, ids),
             refusal=lambda: draining() if self.is_draining else None,
         )
         self.runs.add(run)
+        self._num_queued_tokens += run.num_prompt_tokens
         self._desk_of(model).take_on([request for one in prepared for request in one.requests], run)
         self.metrics.prompt_tokens.inc(run.num_prompt_tokens)
         return run
 
     def _check_queued(self, num_tokens: int) -> None:
         """ApiError if so many more tokens of prompts would be too many to wait. One request alone never is."""
-        queued = sum(run.num_prompt_tokens for run in self.runs if run.first_piece_s is None)
+        queued = self._num_queued_tokens
         if queued and queued + num_tokens > self.settings.max_queued_tokens:
             self.metrics.refused.inc()
             raise ApiError(
@@ -267,8 +278,13 @@ class Service:
             self._desk = (model, Desk(model.client, asyncio.get_running_loop()))
         return self._desk[1]
 
+    def _begins(self, run: Run) -> None:
+        self._num_queued_tokens -= run.num_prompt_tokens
+
     def _ended(self, run: Run, count: int) -> None:
         self.runs.discard(run)
+        if run.first_piece_s is None:
+            self._num_queued_tokens -= run.num_prompt_tokens
         self.admission.give_back(count)
         self.metrics.ended(run)
 

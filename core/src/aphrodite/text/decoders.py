@@ -46,9 +46,12 @@ class Chain:
 
     def __init__(self, stages: Sequence[Stage]) -> None:
         self._stages = stages
+        self._only = stages[0] if len(stages) == 1 else None  # as most have it
 
     def push(self, token: str) -> str:
         """The text that a token settles."""
+        if self._only is not None:
+            return "".join(self._only.push(token))
         return "".join(self._through([token], 0))
 
     def end(self) -> str:
@@ -140,8 +143,8 @@ class _Bytes:
     def push(self, piece: str) -> Sequence[str]:
         """What is complete."""
         try:
-            raw = bytes(_BYTES[char] for char in piece)
-        except KeyError:  # one character that stands for no byte: the whole piece is text as it is
+            raw = piece.translate(_BYTES).encode("latin-1")
+        except UnicodeEncodeError:  # one character that stands for no byte: the whole piece is text as it is
             raw = piece.encode()
         return (self._decoder.decode(raw),)
 
@@ -236,11 +239,12 @@ class _ReplaceAcross:
         return (self._held,)
 
 
-def _byte_characters() -> dict[str, int]:
-    """GPT-2's characters for bytes: printable ones stand for themselves, the others for 256 and up in order."""
+def _byte_characters() -> dict[int, int]:
+    """GPT-2's characters for bytes, as str.translate reads them: printable ones stand for themselves, the others for
+    256 and up in order. What stands for no byte becomes a character that is none of Latin-1."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + place): byte for place, byte in enumerate(others)}
+    return dict.fromkeys(others, 0xFFFF) | {256 + place: byte for place, byte in enumerate(others)}
 
 
 _BYTES = _byte_characters()

@@ -79,11 +79,12 @@ def _message(message: Any, where: str) -> dict[str, Any]:
     content = message.get("content")
     if isinstance(content, (list, tuple)):
         for place, part in enumerate(content):
-            if not (isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)):
-                raise UsageError(
-                    f'{where}.content[{place}] must be {{"type": "text", "text": ...}}, got {part!r}',
-                    subject=f"{where}.content",
-                )
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            if kind != "text" or not isinstance(part.get("text"), str):
+                what = f'must be {{"type": "text", "text": ...}}, got {part!r}'
+                if isinstance(kind, str) and kind != "text":
+                    what = f"is of type {kind[:40]!r}, and only text can be read here: leave it out"
+                raise UsageError(f"{where}.content[{place}] {what}", subject=f"{where}.content")
     elif content is not None and not isinstance(content, str):
         raise UsageError(
             f"{where}.content must be a text, a list of text parts or None, got {content!r}", subject=f"{where}.content"

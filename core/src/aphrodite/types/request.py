@@ -37,6 +37,7 @@ class Status(enum.Enum):
 
     WAITING = "waiting"
     RUNNING = "running"
+    HELD = "held"  # out of the queue until its reader goes on
     FINISHED = "finished"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -192,12 +193,16 @@ class SamplingParams:
     given: frozenset[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        given = frozenset(item.name for item in parameters() if getattr(self, item.name) is not UNSET)
-        object.__setattr__(self, "given", given)
-        for item in parameters():
-            value = getattr(self, item.name) if item.name in given else item.metadata["default"]
-            value = _checked(item.name, value, item.metadata["rule"])
-            object.__setattr__(self, item.name, value)  # normalised once, here, before anyone sees it
+        given = []
+        for name, rule, default in _rules():
+            value = getattr(self, name)
+            if value is UNSET:
+                value = default
+            else:
+                given.append(name)
+                value = _checked(name, value, rule)
+            object.__setattr__(self, name, value)  # normalised once, here, before anyone sees it
+        object.__setattr__(self, "given", frozenset(given))
         if "max_tokens" in given:
             self.check_lengths()
 
@@ -224,6 +229,13 @@ class SamplingParams:
 def parameters() -> tuple[Field[Any], ...]:
     """The table: a dataclass field each, metadata doc, rule and default."""
     return tuple(item for item in fields(SamplingParams) if item.init)
+
+
+@functools.cache
+def _rules() -> tuple[tuple[str, Rule, Any], ...]:
+    """Of each parameter its name, its rule and its default, normalised."""
+    table = ((item.name, item.metadata["rule"], item.metadata["default"]) for item in parameters())
+    return tuple((name, rule, _checked(name, default, rule)) for name, rule, default in table)
 
 
 def _checked(name: str, value: Any, rule: Rule) -> Any:

@@ -10,7 +10,7 @@ class EngineStats:
     """Gauges are as of now, counts since the engine was built.
 
     num_steps        steps settled
-    num_running, num_waiting  sequences
+    num_running, num_waiting, num_held  sequences; held: those whose readers are behind
     kv_blocks_*      of the first cache group: usable ones; those that nobody holds, cached or not; those of them that
                      are cached; those that are held by nobody and not free, which is a fault of ours
     num_preemptions  times that a sequence had to make room
@@ -20,6 +20,7 @@ class EngineStats:
     num_steps: int = 0
     num_running: int = 0
     num_waiting: int = 0
+    num_held: int = 0
     kv_blocks_total: int = 0
     kv_blocks_free: int = 0
     kv_blocks_evictable: int = 0

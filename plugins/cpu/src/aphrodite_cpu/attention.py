@@ -1,31 +1,29 @@
-"""Attention over the paged cache: two batched products and a softmax, over keys that are gathered into scratch memory.
+"""Attention over the paged cache.
+
+    sequences with one new token   all in one native call (decode.py)
+    all others                     one by one, a chunk of keys at a time, and a block of queries that sees some of it:
+                                   two batched products and a softmax, over keys gathered into scratch memory
 
 Torch's fused attention knows no soft cap and no sinks, and copies the keys for each query head of a group. Written out,
 all of these cost nothing, and short blocks of queries keep the scores in the processor's cache.
-
-    sequences with one new token   together with others of about their length, padded: one copy, one softmax a group
-    all others                     one by one, a chunk of keys at a time, and a block of queries that sees some of it
 
 Arithmetic is float32 whatever is stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from aphrodite.plugin import ITEMSIZE, PORTABLE, Binding, C, Dims, Facts, Flag, Kernel, Run, Workspace
+from aphrodite_cpu import decode
 
 Tensor = torch.Tensor
-Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 _CHUNK_BYTES = 4 << 20  # keys of a chunk, as float32: they stay in the last level of cache
 _LEAST_CHUNK = 256  # tokens, so that a chunk holds a block at least
-_PADDING_BYTES = 128 << 10  # keys that a sequence may copy in vain to share the calls of its group
 _QUERIES, _ROWS, _FEWEST = 64, 128, 16  # queries of a block; as many times the query heads of a group; at least
 _MASKED = torch.finfo(torch.float32).min  # a number: rows that see nothing of a chunk must not become NaN
 
@@ -78,26 +76,15 @@ class _Half:
         return self.wide[:num].flatten(0, 1)
 
 
-@dataclass(frozen=True)
-class _Single:
-    """A sequence with one new token, `token` of the step: it sees tokens [low, high) of `width` blocks from `block`."""
-
-    seq: int
-    token: int
-    block: int
-    width: int
-    low: int
-    high: int
-
-
 class _Attention:
     """The kernel at one site, its memory cut up once."""
 
     def __init__(self, binding: Binding) -> None:
         args, facts = binding.args, binding.facts
         self._out, self._q, self._lse, sinks = (args[name] for name in ("out", "q", "lse", "sinks"))
-        self._tables, self._seq_lens, self._cu_q = (args[name] for name in ("tables", "seq_lens", "cu_q"))
-        self._host_tables = self._tables.numpy()
+        self._tables, self._lengths, self._bounds = args["tables"], args["seq_lens"].numpy(), args["cu_q"].numpy()
+        self._decode = decode.bind(binding) if decode.takes(facts) else None
+        self._fewest = 1 if self._decode is None else 2  # new tokens of a sequence that is attended to here
         self._num_seqs = binding.extents["seq_lens"]
         self._scale, self._causal, self._window = args["scale"], args["causal"], args["window"]
         self._softcap, self._block_size = args["softcap"], args["cache"].block_size
@@ -122,88 +109,17 @@ class _Attention:
     def run(self, dims: Dims) -> None:
         """One step. Rows of padding are left as they are."""
         num_seqs = self._num_seqs.at(dims)
-        bounds, lengths = self._cu_q[: num_seqs + 1].tolist(), self._seq_lens[:num_seqs].tolist()
-        singles = []
-        for seq, length in enumerate(lengths):
-            start, end = bounds[seq], bounds[seq + 1]
-            if start == end:
-                continue
-            low = max(0, length - (end - start) - self._window + 1) if self._window else 0  # the first key seen
-            block = low // self._block_size
-            width = -(-length // self._block_size) - block
-            if end - start > 1 or width > self._chunk_blocks:
-                self._sequence(seq, start, end, length, block, block + width)
-            else:
-                skipped = block * self._block_size
-                singles.append(_Single(seq, start, block, width, low - skipped, length - skipped))
-        for group in self._groups(singles):
-            self._decode(group)
+        if self._decode is not None:
+            self._decode(num_seqs)
+        bounds = self._bounds[: num_seqs + 1]
+        for seq in np.flatnonzero(np.diff(bounds) >= self._fewest):
+            self._sequence(int(seq), int(bounds[seq]), int(bounds[seq + 1]), int(self._lengths[seq]))
 
-    # ---- one new token each -------------------------------------------------------------------------------------
-
-    def _groups(self, singles: list[_Single]) -> Iterator[list[_Single]]:
-        """Sequences of about equal width, widest first; all blocks of a group fit into a chunk."""
-        block_bytes = self._block_size * self._heads * self._keys.cache.shape[3] * ITEMSIZE["f32"]
-        group: list[_Single] = []
-        for single in sorted(singles, key=lambda one: -one.width):
-            if group:
-                width = group[0].width
-                padding = (width - single.width) * block_bytes
-                if padding > _PADDING_BYTES or (len(group) + 1) * width > self._chunk_blocks:
-                    yield group
-                    group = []
-            group.append(single)
-        if group:
-            yield group
-
-    def _decode(self, group: list[_Single]) -> None:
-        """A group at once: [n sequences, L tokens, Hk heads, G queries a head]."""
-        num, width = len(group), group[0].width
-        seqs = np.array([one.seq for one in group])[:, None]
-        column = np.arange(width)
-        at = column + np.array([one.block for one in group])[:, None]
-        held = column < np.array([one.width for one in group])[:, None]
-        table = self._host_tables[seqs, np.minimum(at, self._host_tables.shape[1] - 1)]
-        blocks = torch.from_numpy(np.where(held, table, 0).reshape(-1))
-        token = np.arange(width * self._block_size)
-        unseen = token >= np.array([one.high for one in group])[:, None]
-        if self._window:
-            unseen |= token < np.array([one.low for one in group])[:, None]
-        stale = torch.from_numpy(unseen)
-        tokens = torch.tensor([one.token for one in group])
-
-        by_head = num > self._heads  # the fewer, larger products
-        shape = (self._heads, num) if by_head else (num, self._heads)
-        queries = self._q.index_select(0, tokens).float().mul_(self._scale).unflatten(1, (self._heads, self._group))
-        if by_head:
-            queries = queries.transpose(0, 1).contiguous()
-        scores = self._scores[: num * self._heads * self._group * len(token)].view(*shape, self._group, -1)
-        keys = self._keys.take(blocks).unflatten(0, (num, -1))
-        for i in range(shape[0]):
-            torch.bmm(queries[i], keys[:, :, i].mT if by_head else keys[i].permute(1, 2, 0), out=scores[i])
-        self._cap(scores)
-        values = self._values.take(blocks)
-        if unseen.any():
-            stale = torch.from_numpy(unseen)
-            scores.masked_fill_(stale[None, :, None] if by_head else stale[:, None, None], _MASKED)
-            values.index_fill_(0, stale.flatten().nonzero()[:, 0], 0.0)  # may be NaN, and NaN * 0 is NaN
-        lse = self._weigh(scores, alone=True)
-        values = values.unflatten(0, (num, -1))
-        mixed = torch.empty(*shape, self._group, values.shape[-1])
-        for i in range(shape[0]):
-            torch.bmm(scores[i], values[:, :, i] if by_head else values[i].transpose(0, 1), out=mixed[i])
-        if lse is not None:
-            lse = self._sink(mixed, lse, self._decode_sinks(by_head))
-        for out, made in ((self._out, mixed), (self._lse, lse)):
-            if out is not None and made is not None:
-                made = made.transpose(0, 1) if by_head else made
-                out.index_copy_(0, tokens, made.flatten(1, 2).to(out.dtype))
-
-    # ---- any number of new tokens -------------------------------------------------------------------------------
-
-    def _sequence(self, seq: int, start: int, end: int, length: int, first: int, last: int) -> None:
-        """Tokens start to end of the step, over blocks first to last of their sequence, a chunk of them at a time."""
+    def _sequence(self, seq: int, start: int, end: int, length: int) -> None:
+        """Tokens start to end of the step, over the blocks that they see, a chunk of them at a time."""
         step, size = self._sizes.queries, self._block_size
+        first = max(0, length - (end - start) - self._window + 1) // size if self._window else 0
+        last = -(-length // size)
         alone = last - first <= self._chunk_blocks
         parts: dict[int, _Part] = {}
         for block in range(first, last, self._chunk_blocks):
@@ -267,9 +183,6 @@ class _Attention:
         lse = torch.logsumexp(scores, -1) if needed else None
         torch.softmax(scores, -1, out=scores)
         return lse
-
-    def _decode_sinks(self, by_head: bool) -> Tensor | None:
-        return self._sinks[:, None] if by_head and self._sinks is not None else self._sinks
 
     def _sink(self, y: Tensor, lse: Tensor, sinks: Tensor | None) -> Tensor:
         """Let the sinks take their weight from y; the logarithm of the sum with them."""

@@ -6,7 +6,7 @@ import torch
 
 import aphrodite_kernels_cpu as native
 from aphrodite.plugin import PORTABLE, Binding, C, Dims, Flag, Kernel, Run
-from aphrodite_cpu.linear import ONEDNN, onednn_dtypes
+from aphrodite_cpu.linear import ONEDNN, on_ladder, onednn_dtypes
 
 
 def bind(binding: Binding) -> Run:
@@ -28,11 +28,13 @@ def bind(binding: Binding) -> Run:
             start, stop = edges[index], edges[index + 1]
             if start == stop:
                 continue
-            mine = token[start:stop]
-            gate_up = product(x.index_select(0, mine), w13.data[index], None, "none", [], "")
-            hidden = torch.empty(stop - start, inner, dtype=x.dtype)
-            native.act_mul(hidden.data_ptr(), gate_up.data_ptr(), stop - start, inner, inner, 2 * inner, kind, code)
-            y = product(hidden, w2.data[index], None, "none", [], "")
+            mine, count = token[start:stop], on_ladder(stop - start)
+            chosen = x.new_zeros(count, x.shape[1])
+            torch.index_select(x, 0, mine, out=chosen[: stop - start])
+            gate_up = product(chosen, w13.data[index], None, "none", [], "")
+            hidden = torch.empty(count, inner, dtype=x.dtype)
+            native.act_mul(hidden.data_ptr(), gate_up.data_ptr(), count, inner, inner, 2 * inner, kind, code)
+            y = product(hidden, w2.data[index], None, "none", [], "")[: stop - start]
             total.index_add_(0, mine, y * weight[start:stop])
         out[:num] = total
 

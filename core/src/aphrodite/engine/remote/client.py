@@ -18,10 +18,12 @@ from aphrodite.engine.remote.messages import (
     Dying,
     Failed,
     FromEngine,
+    Hold,
     Loading,
     Pulse,
     Ready,
     RefuseWaiting,
+    Release,
     ResetPrefixCache,
     ToEngine,
     Update,
@@ -38,7 +40,7 @@ class RemoteEngine(asyncio.Protocol):
 
         step's Updates ── one message ── mirrors grow ── each sink once
 
-    Lives on one event loop; `add` and `abort` may be called from any thread.
+    Lives on one event loop; `add`, `abort`, `hold` and `release` may be called from any thread.
     """
 
     def __init__(
@@ -75,9 +77,21 @@ class RemoteEngine(asyncio.Protocol):
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """End requests before the engine's next step."""
+        self._send_live(Abort, request_ids)
+
+    def hold(self, request_ids: Iterable[str]) -> None:
+        """Spend no step on requests until they are released."""
+        self._send_live(Hold, request_ids)
+
+    def release(self, request_ids: Iterable[str]) -> None:
+        """Let held requests go on."""
+        self._send_live(Release, request_ids)
+
+    def _send_live(self, kind: type[Abort] | type[Hold] | type[Release], request_ids: Iterable[str]) -> None:
+        """Send a message about those of these requests that have not ended."""
         ids = [name for name in request_ids if name in self._live]
         if ids and self._error is None:
-            self._send(Abort(ids))
+            self._send(kind(ids))
 
     def reset_prefix_cache(self) -> None:
         """Forget cached blocks, after the step that is running."""

@@ -25,7 +25,7 @@ from aphrodite.types.stats import EngineStats
 
 MAX_BYTES = 512 << 20  # of a message; one that says it is longer is no message of ours
 HEAD = struct.Struct(">I")
-VERSION = 1
+VERSION = 2
 
 Logprobs = tuple[int, float, int, tuple[tuple[int, float], ...]]
 
@@ -89,6 +89,18 @@ class Abort(msgspec.Struct, tag=True, frozen=True):
     request_ids: list[str]
 
 
+class Hold(msgspec.Struct, tag=True, frozen=True):
+    """Spend no step on these requests: their readers are behind."""
+
+    request_ids: list[str]
+
+
+class Release(msgspec.Struct, tag=True, frozen=True):
+    """Let held requests go on."""
+
+    request_ids: list[str]
+
+
 class ResetPrefixCache(msgspec.Struct, tag=True, frozen=True):
     """Forget cached blocks; answered with a Pulse."""
 
@@ -97,7 +109,7 @@ class RefuseWaiting(msgspec.Struct, tag=True, frozen=True):
     """Fail all requests of which nothing has been computed yet."""
 
 
-ToEngine = Start | Add | Abort | ResetPrefixCache | RefuseWaiting
+ToEngine = Start | Add | Abort | Hold | Release | ResetPrefixCache | RefuseWaiting
 
 # ---- from the engine ------------------------------------------------------------------------------------------------
 

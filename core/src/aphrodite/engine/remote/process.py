@@ -1,6 +1,6 @@
 """The engine's process: reads requests from a socket that it was born with, and writes what each step gives.
 
-    reader   Add, Abort -> EngineLoop
+    reader   Add, Abort, Hold, Release -> EngineLoop
     engine   a step's news -> Updates, one message
     pulse    between two steps, now and then -> Pulse
 
@@ -10,6 +10,7 @@ The socket is one end of a pair: it has no name, so nobody else can connect. Whe
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -33,10 +34,12 @@ from aphrodite.engine.remote.messages import (
     Dying,
     Failed,
     FromEngine,
+    Hold,
     Loading,
     Pulse,
     Ready,
     RefuseWaiting,
+    Release,
     ResetPrefixCache,
     Start,
     ToEngine,
@@ -138,12 +141,14 @@ class _Teller:
             self._told[name] = start + len(tokens)
         else:
             self._told.pop(name, None)
-        if not first and reason is None and wanted.logprobs is None:
+        # A long prompt makes news before its last chunk; its log-probabilities are whole once a token is drawn.
+        brings_prompt = wanted.prompt_logprobs is not None and start == 0 and bool(tokens or reason)
+        if not first and reason is None and wanted.logprobs is None and not brings_prompt:
             return Update(name, tokens)
         logprobs = prompt_logprobs = None
         if wanted.logprobs is not None:
             logprobs = [messages.logprobs_of(entry) for entry in seq.logprobs[start:]]
-        if first and wanted.prompt_logprobs is not None:
+        if brings_prompt:
             prompt_logprobs = [messages.logprobs_of(entry) for entry in seq.prompt_logprobs]
         times = seq.times
         facts = (
@@ -177,6 +182,8 @@ def serve(channel: Channel, build: Build, pulse_s: tuple[float, float] = PULSE_S
         _end(channel, error)
         raise
     (built,) = made
+    gc.freeze()  # what stands now stays: no step waits while all of it is looked at again
+    gc.enable()
     teller = _Teller(channel)
     channel.send(Ready(built.card, built.max_num_seqs, built.reasons, built.notes))
     threading.Thread(target=_pulses, args=(loop, channel, *pulse_s), daemon=True).start()
@@ -224,6 +231,10 @@ def _handle(message: ToEngine, loop: EngineLoop, teller: _Teller, channel: Chann
             loop.add(_unwired(requests), teller)
         case Abort(request_ids):
             loop.abort(request_ids)
+        case Hold(request_ids):
+            loop.hold(request_ids)
+        case Release(request_ids):
+            loop.release(request_ids)
         case ResetPrefixCache():
             loop.call(Engine.reset_prefix_cache)
             channel.send(Pulse(loop.call(Engine.stats)))
@@ -261,7 +272,7 @@ def _end(channel: Channel, error: BaseException) -> None:
 def assembled(config: EngineConfig, progress: Progress) -> Built:
     """The engine that a config describes."""
     from aphrodite.build import assemble
-    from aphrodite.engine.local import card_of
+    from aphrodite.engine.card import card_of
 
     found = assemble(config, progress)
     blueprint = found.blueprint
@@ -276,6 +287,7 @@ def assembled(config: EngineConfig, progress: Progress) -> Built:
 
 def main(build: Build = assembled, pulse_s: tuple[float, float] = PULSE_S) -> None:
     """Run on the socket whose number is the last argument."""
+    gc.disable()  # while modules and weights are loaded nothing becomes garbage, and looking for it takes 0.2 s
     # A terminal's Ctrl-C, and a service manager's SIGTERM, reach the whole group: the server decides when we end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -40,6 +40,7 @@ class Anthropic:
                 schemas.MESSAGE,
                 body=schemas.request(),
                 frames="text/event-stream",
+                generates=True,
                 statuses=(404, 408, 413, 415, 429, 500, 504, _OVERLOADED),
             ),
             Route(

@@ -101,9 +101,9 @@ def _tools(value: Any, call: Call) -> list[Mapping[str, Any]] | None:
             raise invalid(
                 f"{where}.type", f"{where}.type is {shown(tool['type'])}: only tools of the caller's own are there"
             )
-        function = {"name": tool.get("name"), "parameters": tool.get("input_schema")}
-        if tool.get("description") is not None:
-            function["description"] = tool["description"]
+        # In the order in which models have seen it: most templates write a tool down as it stands here.
+        about = {} if tool.get("description") is None else {"description": tool["description"]}
+        function = {"name": tool.get("name"), **about, "parameters": tool.get("input_schema")}
         found.append({"type": "function", "function": function})
     return checked_tools(found, call.limits)
 

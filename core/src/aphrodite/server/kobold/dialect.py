@@ -48,6 +48,7 @@ class Kobold:
                     "Continue a prompt",
                     schemas.RESULTS,
                     body=schemas.request(),
+                    generates=True,
                     statuses=_BUSY,
                 ),
             ]
@@ -65,6 +66,7 @@ class Kobold:
                 schemas.TOKEN,
                 body=schemas.request(),
                 frames="text/event-stream",
+                generates=True,
                 statuses=_BUSY,
             ),
             Route("POST", "/api/extra/generate/check", one.check, "An answer so far", schemas.RESULTS, key,

@@ -24,6 +24,7 @@ class Ollama:
         """What it answers."""
         return (
             Route("HEAD", "/", _alive, "Whether anybody is here", {"type": "string"}),
+            Route("GET", "/", _greeting, "Who is here, for people too", {"type": "string"}),
             Route("GET", "/api/version", _version, "The API's version", schemas.VERSION),
             Route("GET", "/api/tags", models.tags, "List the model's names", schemas.MODELS, statuses=(500,)),
             Route("GET", "/api/ps", models.running, "List what is loaded", schemas.MODELS, statuses=(500,)),
@@ -45,6 +46,7 @@ class Ollama:
                 schemas.GENERATED,
                 body=schemas.generate_request(),
                 frames=_LINES,
+                generates=True,
                 statuses=_BUSY,
                 lenient=True,
             ),
@@ -56,6 +58,7 @@ class Ollama:
                 schemas.ANSWERED,
                 body=schemas.chat_request(),
                 frames=_LINES,
+                generates=True,
                 statuses=_BUSY,
                 lenient=True,
             ),
@@ -72,6 +75,10 @@ class Ollama:
 
 async def _alive(call: Call) -> Reply:
     return Json(b"", content_type="text/plain")
+
+
+async def _greeting(call: Call) -> Reply:
+    return Json(b"Aphrodite is running\n", content_type="text/plain")
 
 
 async def _version(call: Call) -> Reply:

@@ -36,6 +36,7 @@ class OpenAI:
                 schemas.COMPLETION,
                 body=schemas.completion_request(),
                 frames=_EVENTS,
+                generates=True,
                 **asks,
             ),
             Route(
@@ -46,6 +47,7 @@ class OpenAI:
                 schemas.CHAT_COMPLETION,
                 body=schemas.chat_request(),
                 frames=_EVENTS,
+                generates=True,
                 **asks,
             ),
             *(

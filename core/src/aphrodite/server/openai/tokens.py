@@ -7,6 +7,7 @@ from typing import Any
 from aphrodite.engine.host import Model
 from aphrodite.server.dialect import Call, Json, Reply
 from aphrodite.server.errors import invalid
+from aphrodite.server.generation import Generation
 from aphrodite.server.openai import chat, fields
 from aphrodite.text.tokenizer import Tokenizer
 from aphrodite.types.sampling_params import SamplingParams
@@ -19,17 +20,8 @@ async def tokenize(call: Call) -> Reply:
     model = call.service.model
     tokenizer = _tokenizer(model)
     if "messages" in body:
-        asked = chat.conversation(body, call)
-        prepared = await call.service.offload(
-            lambda: model.frontend.prepare_chat(
-                asked.messages,
-                SamplingParams(),
-                add_generation_prompt=asked.add_generation_prompt,
-                continue_final_message=asked.continue_final_message,
-                tools=asked.tools,
-                chat_template_kwargs=asked.template_kwargs,
-            )
-        )
+        generation = Generation(sampling=SamplingParams(), chat=chat.conversation(body, call))
+        prepared = await call.service.offload(call.service.prepare, model, generation)
         ids = list(prepared[0].requests[0].prompt_token_ids)
     else:
         text = fields.text(body, "prompt")

@@ -71,6 +71,7 @@ class Responses:
                 _RESPONSE,
                 body=body,
                 frames="text/event-stream",
+                generates=True,
                 statuses=_BUSY,
             ),
             Route("GET", one, self._get, "A response that was kept", _RESPONSE, statuses=(404,)),

@@ -143,7 +143,10 @@ def _content(value: Any, where: str) -> Any:
     parts = []
     for place, part in enumerate(value):
         if not isinstance(part, dict) or part.get("type") not in _TEXTS:
-            raise invalid(f"{where}.content[{place}]", f"{where}.content[{place}] must be a text")
+            kind = part.get("type") if isinstance(part, dict) else None
+            said = f"is of type {fields.shown(kind)}, and only text can be read here"
+            what = "must be a text" if kind is None else said
+            raise invalid(f"{where}.content[{place}]", f"{where}.content[{place}] {what}")
         parts.append({"type": "text", "text": part.get("text")})
     return parts
 
