@@ -10,9 +10,10 @@ them. By streams and step:
 
     kept     steps that the engine made, of those that it would have made in the time if nothing had held it up
     tokens/chunk   1: each token came in a chunk of its own; more: the earlier chunk was still unflushed
-    first byte   from the request to the first byte of the stream, less one step, which the engine takes itself
-    over engine  the mean time to the first byte, less what the engine itself says of its part, from a request's arrival
-                 there to its first token: who arrives while a step runs waits for its end as well
+    over engine  the mean time from a request to the first byte of its stream, less what the engine itself says of its
+                 part, from the request's arrival there to its first token: who arrives while a step runs waits for its
+                 end as well. `at once`: all streams begin in one moment, so that the last waits for the reading of all
+                 others; `in turn`: they begin one after the other, three times as many, so that about as many run
     us/token     processor time of the server's process, requests and all; other loads of the machine enter least here
 
 Then overload: 5,000 requests, each on a connection of its own, to a server that has room for 128 sequences. The
@@ -49,6 +50,7 @@ REFUSED_TARGET_MS = 50.0  # the 99th percentile
 GOODPUT_TARGET = 0.95
 ROOM = (64, 64)  # sequences that run, and that wait, under overload
 ACCEPTED_TOKENS = 100
+SETTLE_S = 1.5  # the engine tells of its steps now and then
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -153,16 +155,21 @@ async def one_stream(port: int, tokens: int) -> dict[str, float]:
     return {"first_s": first - began, "span_s": last - first, "reads": reads, "chunks": chunks}
 
 
-async def load(port: int, streams: int, tokens: int) -> list[dict[str, float]]:
-    """So many streams at once."""
-    return list(await asyncio.gather(*(one_stream(port, tokens) for _ in range(streams))))
+async def load(port: int, streams: int, tokens: int, apart_s: float) -> list[dict[str, float]]:
+    """So many streams, each so many seconds after the one before."""
+
+    async def one(place: int) -> dict[str, float]:
+        await asyncio.sleep(place * apart_s)
+        return await one_stream(port, tokens)
+
+    return list(await asyncio.gather(*map(one, range(streams))))
 
 
-def run_client(port: int, streams: int, tokens: int) -> None:
+def run_client(port: int, streams: int, tokens: int, apart_s: float) -> None:
     """Print what the streams have seen, and what it has cost."""
     import uvloop
 
-    found = uvloop.run(load(port, streams, tokens))
+    found = uvloop.run(load(port, streams, tokens, apart_s))
     usage = resource.getrusage(resource.RUSAGE_SELF)
     print(json.dumps({"streams": found, "cpu_s": usage.ru_utime + usage.ru_stime}))
 
@@ -246,38 +253,42 @@ def run_askers(port: int, count: int, rate: float) -> None:
 
 def measure(port: int, pids: tuple[int, int], streams: int, step_ms: float, tokens: int) -> dict[str, float]:
     """One load, as a row of the table."""
-    earlier = counted(port)
     before = [cpu_s(pid) for pid in pids]
     began = time.perf_counter()
-    done = subprocess.run(
-        [
-            *(sys.executable, __file__, "--role", "client", "--port", str(port)),
-            *("--streams", str(streams), "--tokens", str(tokens)),
-        ],
-        capture_output=True,
-        check=True,
-    )
-    elapsed_s = time.perf_counter() - began
-    found = json.loads(done.stdout)
+    found = client(port, streams, tokens)
+    elapsed_s = time.perf_counter() - began - SETTLE_S
     each = found["streams"]
     span_s = statistics.median(one["span_s"] for one in each)
     server_s, engine_s = (cpu_s(pid) - start for pid, start in zip(pids, before, strict=True))
-    time.sleep(1.5)  # the engine tells of its steps now and then
-    now = counted(port)
-    first_ms = [one["first_s"] * 1e3 for one in each]
     return {
         "streams": streams,
         "step_ms": step_ms,
         "kept": (tokens - 1) * step_ms / 1e3 / span_s if tokens > 1 else 1.0,
-        "steps": now["steps"] - earlier["steps"],
+        "steps": found["steps"],
         "tokens_a_chunk": tokens * streams / sum(one["chunks"] for one in each),
-        "first_byte_ms": statistics.median(first_ms) - step_ms,
-        "over_engine_ms": statistics.mean(first_ms) - (now["own_s"] - earlier["own_s"]) / streams * 1e3,
+        "first_byte_ms": statistics.median(one["first_s"] * 1e3 for one in each) - step_ms,
+        "over_engine_ms": found["over_engine_ms"],
+        "in_turn_ms": client(port, 3 * streams, tokens, tokens * step_ms / 1e3 / streams)["over_engine_ms"],
         "server_us_a_token": server_s / (tokens * streams) * 1e6,
         "server_cores": server_s / elapsed_s,
         "engine_cores": engine_s / elapsed_s,
         "client_cores": found["cpu_s"] / elapsed_s,
     }
+
+
+def client(port: int, streams: int, tokens: int, apart_s: float = 0.0) -> dict[str, Any]:
+    """What a load client has seen; the engine's steps; milliseconds to the first byte over the engine's own, mean."""
+    earlier = counted(port)
+    command = ("--role", "client", "--port", str(port), "--streams", str(streams), "--tokens", str(tokens))
+    done = subprocess.run(
+        [sys.executable, __file__, *command, "--apart-s", str(apart_s)], capture_output=True, check=True
+    )
+    time.sleep(SETTLE_S)
+    now = counted(port)
+    found: dict[str, Any] = json.loads(done.stdout)
+    mean_s = statistics.mean(one["first_s"] for one in found["streams"])
+    over_ms = (mean_s - (now["own_s"] - earlier["own_s"]) / streams) * 1e3
+    return {**found, "steps": now["steps"] - earlier["steps"], "over_engine_ms": over_ms}
 
 
 def overload(port: int, pids: tuple[int, int], step_ms: float, count: int, rate: float) -> dict[str, float]:
@@ -367,6 +378,7 @@ def main() -> None:
     parser.add_argument("--streams", default="1,32,256")
     parser.add_argument("--step-ms", default="10,5")
     parser.add_argument("--tokens", type=int, default=300)
+    parser.add_argument("--apart-s", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--idle-s", type=float, default=10)
     parser.add_argument("--room", default="1024,512", help=argparse.SUPPRESS)
     parser.add_argument("--requests", type=int, default=5000)
@@ -379,7 +391,7 @@ def main() -> None:
         running, waiting = map(int, args.room.split(","))
         run_server(args.folder, args.port, float(args.step_ms), (running, waiting))
     elif args.role == "client":
-        run_client(args.port, int(args.streams), args.tokens)
+        run_client(args.port, int(args.streams), args.tokens, args.apart_s)
     elif args.role == "askers":
         run_askers(args.port, args.requests, float(args.rates))
     else:
@@ -391,7 +403,7 @@ def report(args: argparse.Namespace) -> None:
     rows: list[dict[str, float]] = []
     quiet: dict[str, float] = {}
     print(
-        "streams  step ms   kept  target  tokens/chunk  first byte ms  over engine  us/token   "
+        "streams  step ms   kept  target  tokens/chunk  over engine ms: at once  in turn  us/token   "
         "cores: server  engine  client"
     )
     for step_ms in map(float, args.step_ms.split(",")):
@@ -404,8 +416,8 @@ def report(args: argparse.Namespace) -> None:
                 target = KEPT_TARGET.get(step_ms) if streams == 256 else None
                 print(
                     f"{streams:7} {step_ms:8g} {row['kept']:6.1%} {target or float('nan'):7.0%} "
-                    f"{row['tokens_a_chunk']:13.2f} {row['first_byte_ms']:14.1f} "
-                    f"{row['over_engine_ms']:12.1f} {row['server_us_a_token']:9.1f} "
+                    f"{row['tokens_a_chunk']:13.2f} {row['over_engine_ms']:24.1f} "
+                    f"{row['in_turn_ms']:8.1f} {row['server_us_a_token']:9.1f} "
                     f"{row['server_cores']:15.2f} "
                     f"{row['engine_cores']:7.2f} {row['client_cores']:7.2f}",
                     flush=True,
