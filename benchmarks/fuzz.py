@@ -27,8 +27,9 @@ from typing import Any
 from mutations import mutate
 from served import Server, circumstances
 
-# Not checked: whether what fits the schemas is taken (bounds stand there in words), and keys (there are none).
-LEFT_OUT = "positive_data_acceptance,negative_data_rejection,ignored_auth,unsupported_method"
+# Not checked: whether what fits the schemas is taken (bounds stand there in words), keys (there are none), and how long
+# an answer takes, which is for its length.
+LEFT_OUT = "positive_data_acceptance,negative_data_rejection,ignored_auth,unsupported_method,max_response_time"
 _WAIT_S = 120  # without max_tokens and with n an answer may have tens of thousands of tokens
 _FLAGS = ("--num-blocks", "600", "--max-num-seqs", "64")
 
