@@ -10,8 +10,10 @@ them. By streams and step:
 
     kept     steps that the engine made, of those that it would have made in the time if nothing had held it up
     tokens/chunk   1: each token came in a chunk of its own; more: the earlier chunk was still unflushed
-    us/token     processor time of the server's process, requests and all; other loads of the machine enter least here
     first byte   from the request to the first byte of the stream, less one step, which the engine takes itself
+    over engine  the mean time to the first byte, less what the engine itself says of its part, from a request's arrival
+                 there to its first token: who arrives while a step runs waits for its end as well
+    us/token     processor time of the server's process, requests and all; other loads of the machine enter least here
 
 Then overload: 5,000 requests, each on a connection of its own, to a server that has room for 128 sequences. The
 connections are open beforehand, as a proxy's are, for what is asked is what a refusal takes and not what a handshake
@@ -244,7 +246,8 @@ def run_askers(port: int, count: int, rate: float) -> None:
 
 def measure(port: int, pids: tuple[int, int], streams: int, step_ms: float, tokens: int) -> dict[str, float]:
     """One load, as a row of the table."""
-    before, steps = [cpu_s(pid) for pid in pids], num_steps(port)
+    earlier = counted(port)
+    before = [cpu_s(pid) for pid in pids]
     began = time.perf_counter()
     done = subprocess.run(
         [
@@ -260,13 +263,16 @@ def measure(port: int, pids: tuple[int, int], streams: int, step_ms: float, toke
     span_s = statistics.median(one["span_s"] for one in each)
     server_s, engine_s = (cpu_s(pid) - start for pid, start in zip(pids, before, strict=True))
     time.sleep(1.5)  # the engine tells of its steps now and then
+    now = counted(port)
+    first_ms = [one["first_s"] * 1e3 for one in each]
     return {
         "streams": streams,
         "step_ms": step_ms,
         "kept": (tokens - 1) * step_ms / 1e3 / span_s if tokens > 1 else 1.0,
-        "steps": num_steps(port) - steps,
+        "steps": now["steps"] - earlier["steps"],
         "tokens_a_chunk": tokens * streams / sum(one["chunks"] for one in each),
-        "first_byte_ms": statistics.median(one["first_s"] for one in each) * 1e3 - step_ms,
+        "first_byte_ms": statistics.median(first_ms) - step_ms,
+        "over_engine_ms": statistics.mean(first_ms) - (now["own_s"] - earlier["own_s"]) / streams * 1e3,
         "server_us_a_token": server_s / (tokens * streams) * 1e6,
         "server_cores": server_s / elapsed_s,
         "engine_cores": engine_s / elapsed_s,
@@ -291,12 +297,14 @@ def overload(port: int, pids: tuple[int, int], step_ms: float, count: int, rate:
     }
 
 
-def num_steps(port: int) -> int:
-    """Steps that the engine has made."""
+def counted(port: int) -> dict[str, float]:
+    """What the server has counted so far: steps, and seconds of requests in the engine up to their first tokens."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-        text = answer.read().decode()
-    line = next(line for line in text.splitlines() if line.startswith("aphrodite:engine_steps_total{"))
-    return int(float(line.split()[-1]))
+        lines = answer.read().decode().splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if line.startswith("aphrodite:"))
+    found = {name.partition("{")[0].removeprefix("aphrodite:"): float(value) for name, value in pairs}
+    own_s = found.get("request_queue_time_seconds_sum", 0.0) + found.get("request_prefill_time_seconds_sum", 0.0)
+    return {"steps": found["engine_steps_total"], "own_s": own_s}
 
 
 def cpu_s(pid: int) -> float:
@@ -382,7 +390,10 @@ def report(args: argparse.Namespace) -> None:
     """All measurements, as a table and a document."""
     rows: list[dict[str, float]] = []
     quiet: dict[str, float] = {}
-    print("streams  step ms   kept  target  tokens/chunk  first byte ms  us/token   cores: server  engine  client")
+    print(
+        "streams  step ms   kept  target  tokens/chunk  first byte ms  over engine  us/token   "
+        "cores: server  engine  client"
+    )
     for step_ms in map(float, args.step_ms.split(",")):
 
         def run(port: int, pids: tuple[int, int], step_ms: float = step_ms) -> None:
@@ -393,7 +404,8 @@ def report(args: argparse.Namespace) -> None:
                 target = KEPT_TARGET.get(step_ms) if streams == 256 else None
                 print(
                     f"{streams:7} {step_ms:8g} {row['kept']:6.1%} {target or float('nan'):7.0%} "
-                    f"{row['tokens_a_chunk']:13.2f} {row['first_byte_ms']:14.1f} {row['server_us_a_token']:9.1f} "
+                    f"{row['tokens_a_chunk']:13.2f} {row['first_byte_ms']:14.1f} "
+                    f"{row['over_engine_ms']:12.1f} {row['server_us_a_token']:9.1f} "
                     f"{row['server_cores']:15.2f} "
                     f"{row['engine_cores']:7.2f} {row['client_cores']:7.2f}",
                     flush=True,

@@ -125,7 +125,7 @@ def test_a_hostile_header_is_refused_before_a_device_is_touched(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     touched: list[Any] = []
-    monkeypatch.setattr("aphrodite.build.make_platform", touched.append)
+    monkeypatch.setattr("aphrodite.blueprint.make_platform", touched.append)
     spoil, tensor = HOSTILE[name]
     path = folder / "model.safetensors"
     spoil(path)

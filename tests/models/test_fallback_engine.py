@@ -303,7 +303,7 @@ def test_modules_that_mix_tokens_are_refused(folder: Path, monkeypatch: pytest.M
 
 def test_a_trial_run_needs_no_memory_for_the_weights(checkpoints: Checkpoints, tmp_path: Path) -> None:
     """Forty layers of 6 GiB each are looked at like two small ones."""
-    from aphrodite.build import draw_up
+    from aphrodite.blueprint import draw_up
     from aphrodite.config.engine import config_from
 
     folder = checkpoints.copy(checkpoints.make("granite"), tmp_path / "large")

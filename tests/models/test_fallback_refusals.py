@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aphrodite.build import draw_up
+from aphrodite.blueprint import draw_up
 from aphrodite.cli.main import main
 from aphrodite.config.engine import config_from
 from aphrodite.errors import ModelError

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aphrodite import LLM, SamplingParams
-from aphrodite.build import Blueprint, draw_up
+from aphrodite.blueprint import Blueprint, draw_up
 from aphrodite.config.engine import config_from
 from aphrodite.errors import CapacityError, UsageError
 from aphrodite.plugin import MemoryInfo

@@ -155,6 +155,16 @@ def test_more_of_them_than_there_are_is_refused(server: Real, path: str, asked: 
     assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_those_of_a_prompt_that_no_answer_shows_are_not_computed_and_that_is_said(server: Real, path: str) -> None:
+    body = {"prompt": [5] * 100} if path == "/v1/completions" else {**CHAT, "chat_template": None}
+    for stream in (False, True):
+        answer = ask(server, path, **body, prompt_logprobs=3, max_tokens=1, temperature=0, stream=stream)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["x-aphrodite-ignored"] == "prompt_logprobs"
+        assert '"ignored_params":["prompt_logprobs"]' in answer.text
+
+
 def test_256_prompts_are_echoed_each_with_its_own(server: Real) -> None:
     prompts = [[5 + place, 60, 7 + place] for place in range(256)]
     answer = ask(server, prompt=prompts, echo=True, logprobs=1, max_tokens=1, temperature=0)
@@ -178,9 +188,9 @@ def test_of_prompts_an_answer_holds_so_many_and_no_more(model: Path, stream: boo
         for over in (
             {**asked, "prompt": [[5] * 200, [6] * 201]},
             {**asked, "prompt": [[5] * 100] * 2, "temperature": 1, "n": 3},
-            {"prompt": [[5] * 200], "prompt_logprobs": 20, "stream": stream},
+            {**asked, "prompt": [[5] * 100], "logprobs": 20},
         ):
             refused = ask(server, **over)
-            assert refused.status_code == 400 and refused.json()["error"]["param"] == "prompt_logprobs"
+            assert refused.status_code == 400 and refused.json()["error"]["param"] == "logprobs"
             assert str(most) in refused.json()["error"]["message"]
         server.check_idle()

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from aphrodite import LLM
-from aphrodite.build import make_platform
+from aphrodite.blueprint import make_platform
 from aphrodite.errors import CapacityError, DeviceError
 from aphrodite.types.step import SchedulerOutput
 from tests.server.process import running
@@ -222,7 +222,7 @@ def test_a_device_that_refuses_memory_at_start_is_an_error_with_advice(
         made.append(FullMemory(found.memory, refused[0]))
         return replace(found, memory=made[-1])
 
-    monkeypatch.setattr("aphrodite.build.make_platform", platform)
+    monkeypatch.setattr("aphrodite.blueprint.make_platform", platform)
     settings = {"device": require(device), "dtype": "float32", "num_blocks": 32, "max_num_seqs": 4}
     LLM(str(model), **settings).close()
     count = made[0].num_taken

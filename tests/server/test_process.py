@@ -117,7 +117,7 @@ def test_long_echoes_take_memory_in_bounds_and_give_it_back(server: Running) -> 
     assert rests[-1] - rests[0] < 32 << 20, "it is not given back"
     asked["prompt"] = [[5] * 500] * 25  # of 21 log-probabilities each: more than 2**18
     read()
-    assert answers[-1].status_code == 400 and answers[-1].json()["error"]["param"] == "prompt_logprobs"
+    assert answers[-1].status_code == 400 and answers[-1].json()["error"]["param"] == "logprobs"
 
 
 def resident_bytes(pid: int) -> int:

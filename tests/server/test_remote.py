@@ -304,7 +304,7 @@ def test_memory_that_the_system_refuses_at_start_ends_it_with_advice(model: Path
     found = supervised(model, check, before=limited, num_blocks=None, kv_cache_memory_bytes=512 << 20)
     said = str(found.last_failure)
     assert found.exit_code == 3 and "\n" not in said
-    for word in ("KV cache 512 MiB", "were free", "kv_cache_memory_bytes", "max_model_len", "max_num_seqs"):
+    for word in ("KV cache of 512 MiB", "were free", "kv_cache_memory_bytes", "max_model_len", "max_num_seqs"):
         assert word in said
 
 

@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 from aphrodite.engine.engine import Engine
 from aphrodite.engine.host import FixedHost, Model
 from aphrodite.engine.local import LocalEngine
+from aphrodite.server.body import Limits
 from aphrodite.types.stats import EngineStats
 from tests.server.process import running
 from tests.server.serving import Serving, serving
@@ -183,3 +184,27 @@ def test_a_server_that_is_told_to_end_does_not_wait_for_readers_that_have_stoppe
         server.popen.send_signal(signal.SIGTERM)
         assert server.popen.wait(10) == 0
         assert time.monotonic() - began < 1 + 2
+
+
+@pytest.mark.parametrize("keeps_alive", [True, False])
+def test_a_whole_answer_that_nobody_reads_is_dropped(folder: Path, keeps_alive: bool) -> None:
+    """What a client takes slowly is waited for; of what it does not take, nothing is kept."""
+    body = json.dumps({"tokens": [7] * 600_000}).encode()
+    path, line = (b"/detokenize", b"" if keeps_alive else b"connection: close\r\n")
+    head = HEAD.replace(b"/v1/completions", path).replace(b"host: a\r\n", b"host: a\r\n" + line)
+    with serving(folder, limits=Limits(unread_s=0.5)) as server, socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 10)
+        sock.connect(("127.0.0.1", server.port))
+        sock.sendall(head % (len(body), body))
+        taken = b""
+        until = time.monotonic() + 2
+        while time.monotonic() < until:  # slowly, for longer than nothing may be taken
+            taken += sock.recv(1000)
+            time.sleep(0.05)
+        length = int(taken.lower().partition(b"content-length: ")[2].split()[0])
+        assert len(taken) > 10_000
+        time.sleep(1.5)
+        with suppress(ConnectionResetError):
+            while part := sock.recv(1 << 16):
+                taken += part
+        assert len(taken) < length - 100_000

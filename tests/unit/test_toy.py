@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from aphrodite import LLM, SamplingParams
-from aphrodite.build import Blueprint, draw_up
+from aphrodite.blueprint import Blueprint, draw_up
 from aphrodite.config.engine import config_from
 from aphrodite.ops.table import COMPOSITES
 from aphrodite.plugin import (

@@ -48,7 +48,7 @@ def _resolve(call: Call) -> Resolved:
     """Draws up the engine: no weights are read, nothing is allocated."""
     if not call.command.takes_model or not call.model:
         return Resolved()
-    from aphrodite.build import draw_up
+    from aphrodite.blueprint import draw_up
 
     try:
         blueprint = draw_up(config_from(call.settings), show_bars=not call.quiet)

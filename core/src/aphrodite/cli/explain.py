@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from aphrodite.build import Blueprint, draw_up
+from aphrodite.blueprint import Blueprint, draw_up
 from aphrodite.cli.command import Call
 from aphrodite.cli.output import document, print_document
 from aphrodite.config.engine import config_from

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from aphrodite.build import Blueprint
+from aphrodite.blueprint import Blueprint
 from aphrodite.engine.desk import Desk, OutputStream, Ticket
 from aphrodite.engine.local import LocalEngine
 from aphrodite.engine.requests import Prepared

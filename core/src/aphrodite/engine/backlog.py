@@ -29,11 +29,13 @@ class Backlog:
         self._most = max(_MOST_TOKENS // num_values, _LEAST_STEPS * len(requests))
         self._worth = min(self._most // 2, _WORTH_STEPS * len(requests))
         self._count = 0
+        self._is_held = False
 
-    def grow(self) -> None:
-        """A sequence has got a token."""
+    def grow(self, *, may_hold: bool = True) -> None:
+        """A sequence has got a token. Nothing is held for a reader that wants all of it in the end."""
         self._count += 1
-        if self._count == self._most:
+        if self._count >= self._most and may_hold and not self._is_held:
+            self._is_held = True
             self._client.hold(self._request_ids)
 
     @property
@@ -43,6 +45,7 @@ class Backlog:
 
     def clear(self) -> None:
         """All that there is has been read."""
-        if self._count >= self._most:
-            self._client.release(self._request_ids)
         self._count = 0
+        if self._is_held:
+            self._is_held = False
+            self._client.release(self._request_ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aphrodite.build import Blueprint
+from aphrodite.blueprint import Blueprint
 from aphrodite.types.model_card import ModelCard
 
 

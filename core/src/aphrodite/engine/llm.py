@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from aphrodite.build import Blueprint
+from aphrodite.blueprint import Blueprint
 from aphrodite.config.engine import EngineConfig
 from aphrodite.engine.local import LocalEngine
 from aphrodite.engine.mailbox import Mailbox, Stream

@@ -6,7 +6,8 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from aphrodite.build import Assembled, Blueprint, assemble
+from aphrodite.blueprint import Blueprint
+from aphrodite.build import Assembled, assemble
 from aphrodite.config.engine import EngineConfig, config_from
 from aphrodite.engine.card import card_of
 from aphrodite.engine.engine import Engine

@@ -35,6 +35,7 @@ class Limits:
     head_s: float = 10.0  # a request's head must be here in that time
     body_s: float = 60.0  # and its body
     body_bytes_a_s: int = 1 << 10  # and no slower than that
+    unread_s: float = 60.0  # in which a client must take some of an answer that is complete
 
 
 async def read_body(

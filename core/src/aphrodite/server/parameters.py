@@ -67,9 +67,13 @@ def read(
             ignored.append(name[:64] if name.isprintable() else repr(name)[:64])
     found.update(fixed or {})
     try:
-        return Read(SamplingParams(**found), tuple(ignored))
+        sampling = SamplingParams(**found)
     except UsageError as error:
         raise _renamed(error, spelled) from None
+    if sampling.prompt_logprobs is not None:  # no answer has a place for them but an echo, which asks for its own
+        ignored.append(spelled.get("prompt_logprobs", "prompt_logprobs"))
+        sampling = sampling.replace(prompt_logprobs=None)
+    return Read(sampling, tuple(ignored))
 
 
 def _renamed(error: UsageError, spelled: Mapping[str, str]) -> ApiError:

@@ -166,6 +166,26 @@ class Protocol(HttpToolsProtocol):
         self._rest()
         super().on_message_complete()
 
+    # ---- the end of an answer ---------------------------------------------------------------------------------------
+
+    def on_response_complete(self) -> None:
+        """All of an answer is written; the client has yet to take it."""
+        super().on_response_complete()
+        self._watch_unread()
+
+    def _watch_unread(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left and self._end_timer is None:
+            self._end_timer = self.loop.call_later(self._limits.unread_s, self._check_unread, left)
+
+    def _check_unread(self, before: int) -> None:
+        """End a connection on which nothing was taken all the time."""
+        self._end_timer = None
+        if self.transport.get_write_buffer_size() >= before:
+            self.transport.abort()
+        else:
+            self._watch_unread()
+
     # ---- limits -----------------------------------------------------------------------------------------------------
 
     def _too_large(self) -> tuple[int, str, str]:

@@ -82,7 +82,7 @@ class Run(AsyncIterator[list[Piece]]):
     def put(self, name: str, seq: EngineSequence) -> None:
         """There is news of a sequence."""
         self._news[name] = seq
-        self._backlog.grow()
+        self._backlog.grow(may_hold=not self._is_patient)
         if self.first_piece_s is None and seq.num_output and not self._is_over:
             self.first_piece_s = self.now_s()
             self._on_first(self)

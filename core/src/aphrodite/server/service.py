@@ -252,9 +252,9 @@ class Service:
         most = self.settings.max_prompt_logprobs
         if count > most:
             raise invalid(
-                "prompt_logprobs",
-                f"prompt_logprobs (or echo with logprobs) gives at most {most} log-probabilities in one answer: tokens "
-                f"times those of each, and n; got {count}, ask for fewer or in several requests",
+                "logprobs",
+                f"logprobs with echo may give at most {most} log-probabilities of prompts in one answer, tokens times "
+                f"those of each and n; got {count}, ask for fewer or in several requests",
             )
         if count and count + sum(_num_logprobs(run.prepared) for run in self.runs) > _LOGPROBS_AT_ONCE * most:
             self.metrics.refused.inc()
