@@ -37,7 +37,7 @@ def from_schemas(port: int, examples: int, seed: int, folder: str) -> tuple[int,
     """schemathesis' exit code, and how many requests it made. What it leaves behind is left in the folder."""
     command = Path(sys.executable).parent / "schemathesis"
     asked = ["run", f"http://127.0.0.1:{port}/openapi.json", "--max-examples", str(examples), "--seed", str(seed)]
-    asked += ["--request-timeout", str(_WAIT_S)]
+    asked += ["--request-timeout", str(_WAIT_S), "--max-response-time", str(_WAIT_S)]
     checks = ["--checks", "all", "--exclude-checks", LEFT_OUT, "--phases", "examples,coverage,fuzzing"]
     environment = {**os.environ, "SCHEMATHESIS_REPORT": "false"}
     text = ""
