@@ -1,7 +1,7 @@
 """What is left of a server after much abuse: the engine killed again and again, a storm of clients, many requests.
 
     python benchmarks/soak.py [--devices cpu,toy] [--kills 20] [--rounds 20] [--storm 2000] [--requests 20000]
-                              [--out FOLDER]
+                              [--crashes 50] [--tenants 2000] [--out FOLDER]
 
 `aphrodite run` of a small model on each device, in this order:
 
@@ -12,10 +12,13 @@
     storm        clients that leave, send nonsense, read slowly or ask properly, 256 at a time; each whole answer is
                  compared with what the same request got alone
     requests     of many lengths, 64 at a time; resident memory of both processes before and after the second half
+    crashes      both processes killed at a moment of chance, in a load or under streams: how the next start is
+    tenants      what one key has had computed, asked for by another: cached tokens that it is told of, and whether time
+                 tells them from fresh prompts
 
-After each, the books must balance: no request in flight, every KV block free, no leak, the canary's answer the same.
-Exit code 1 if anything is not as it must be. --out writes {"schema": "aphrodite.bench.soak/2", ...} with each promise,
-its figure and its mark, to soak-DEVICE.json there.
+After each of the first four, the books must balance: no request in flight, every KV block free, no leak, the canary's
+answer the same. Exit code 1 if anything is not as it must be. --out writes {"schema": "aphrodite.bench.soak/2", ...}
+with each promise, its figure and its mark, to soak-DEVICE.json there.
 """
 
 from __future__ import annotations
@@ -33,13 +36,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from crashes import crashes
 from served import Server, ask, circumstances, posted, streamed_text
+from tenants import tenants
 
 MOST_ERROR_S = 1.0
 MOST_LATER_S = 5.0  # over a cold load
 MOST_HELD_S = 1.0
 PULSE_S = 1.0  # how old the engine's word may be
 MOST_GROWTH_BYTES = 16 << 20
+MOST_AUC = 0.55
 FLAGS = ("--num-blocks", "600", "--max-num-seqs", "64", "--max-queue", "2000")
 _STREAMS = 1000  # of a round of disconnects
 _WITHIN_S = 4.0  # from the first cut to the last: one core, for all processes, starts and ends 400 streams a second
@@ -186,6 +192,22 @@ async def soak(server: Server, args: argparse.Namespace, seed: int) -> tuple[dic
     ]
 
 
+def more(found: dict[str, Any], flags: tuple[str, ...], args: argparse.Namespace, rng: random.Random) -> list[Promise]:
+    """The phases that have servers of their own; what was seen goes into `found`."""
+    for name, run in (("crashes", crashes(flags, args.crashes, rng)), ("tenants", tenants(flags, args.tenants, rng))):
+        began = time.monotonic()
+        found[name] = asyncio.run(run)
+        found[name]["took_s"] = round(time.monotonic() - began, 1)
+        print(f"{name:11} {found[name]['took_s']:6.0f} s  {json.dumps(found[name])}", flush=True)
+    crashed, shared = found["crashes"], found["tenants"]
+    return [
+        Promise("starts that were not well after a crash", crashed["not_well_after"], 0, ""),
+        Promise("processes left after a crash", crashed["left_processes"], 0, ""),
+        Promise("cached tokens that another key was told of", shared["shared_tokens"], 0, ""),
+        Promise("how well time tells them apart", shared["auc"], MOST_AUC, "AUC"),
+    ]
+
+
 def report(promises: list[Promise]) -> None:
     """A line a promise."""
     for one in promises:
@@ -202,6 +224,7 @@ def soak_device(device: str, args: argparse.Namespace) -> bool:
     finally:
         code = server.end()
     promises.append(Promise("exit code of the server", code, 0, ""))
+    promises += more(found, ("--device", device, *FLAGS), args, random.Random(seed))
     report(promises)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -219,6 +242,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--storm", type=int, default=2000)
     parser.add_argument("--requests", type=int, default=20000)
+    parser.add_argument("--crashes", type=int, default=50)
+    parser.add_argument("--tenants", type=int, default=2000)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     kept = [soak_device(device, args) for device in args.devices.split(",")]
