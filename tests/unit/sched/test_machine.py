@@ -1,5 +1,5 @@
-"""The scheduler's whole life at random: arrivals, aborts, holds, preemptions, shared prefixes, failures, resets,
-regimes.
+"""The scheduler's whole life at random: arrivals, aborts, holds, preemptions, shared prefixes, failures, memory
+that runs out, resets, regimes.
 
 Every step is checked by the books (`check`) and by a device that compares all that attention reads with what should
 stand there; at the end every request has the tokens that it would have got alone, and every block is free.
@@ -40,6 +40,11 @@ MUST_OCCUR = (
     "crossings while another step was in flight",
     "failures",
     "failures with steps in flight",
+    "memory ran out",
+    "memory ran out with steps in flight",
+    "memory ran out in a step whose sequences were all held",
+    "ended for want of memory",
+    "steps larger than what memory ran out in",
     "no numbers: failed",
     "no numbers: computed again without the cache",
     "blocks zeroed",
@@ -135,6 +140,7 @@ class Life(RuleBasedStateMachine):
         self.world.scheduler.seen = self.seen  # type: ignore[attr-defined]
         self.asked: list[tuple[Sequence, list[int], int]] = []
         self.aborted: set[str] = set()
+        self.short: set[str] = set()  # who ended for want of memory
         self.held: dict[str, tuple[Sequence, list[int]]] = {}  # with the tokens that each had by then
 
     @rule(
@@ -203,7 +209,9 @@ class Life(RuleBasedStateMachine):
     def step(self) -> None:
         flying = bool(self.world.flights)
         new = {seq.request.request_id for seq in self.world.scheduler.live() if seq.num_cached_tokens is None}
+        limit = self.world.scheduler.budget.num_tokens
         self.world.step()
+        self.seen["steps larger than what memory ran out in"] += self.world.scheduler.budget.num_tokens > limit
         self.seen["plans that must settle first"] += self.world.scheduler.must_settle
         if flying:
             found = [seq for seq in self.world.scheduler.live() if seq.request.request_id in new]
@@ -282,6 +290,51 @@ class Life(RuleBasedStateMachine):
         self.seen["failures with steps in flight"] += failed and flying
         self.world.device.fails = False
 
+    @rule(most=st.integers(0, 4), rows=st.integers(1, 3), count=st.integers(1, 4))
+    def memory_is_short(self, most: int, rows: int, count: int) -> None:
+        """For some steps, the device has memory for so many tokens, or rows, at a time."""
+        self.world.device.holds = lambda plan: plan.num_new.sum() <= most and len(plan.rows) <= rows
+        for _ in range(count):
+            flying, before = bool(self.world.flights), self.world.num_exhausted
+            for seq in self.world.step():
+                if seq.error is not None and seq.finish_reason == "error":
+                    self.short.add(seq.request.request_id)
+                    self.seen["ended for want of memory"] += 1
+            ran_out = self.world.num_exhausted > before
+            self.seen["memory ran out"] += ran_out
+            self.seen["memory ran out with steps in flight"] += ran_out and flying
+        self.world.device.holds = lambda plan: True
+
+    @rule(several=st.booleans(), released=st.booleans())
+    def memory_runs_out_as_a_step_is_read(self, several: bool, released: bool) -> None:
+        """Of a step that is in flight while its sequences, one or all of them, are held, and perhaps go on."""
+        plan = self.world.plan()
+        if plan is None:
+            return
+        self.world.flights.append((plan, self.world.run(plan)))
+        self.world.steps += 1
+        rows = self.world.scheduler._rows
+        alive = rows.epochs[plan.rows] == plan.epochs
+        members = [rows.at(row) for row in plan.rows[alive].tolist()]
+        stopped = [seq for seq in members if several or seq is members[0]]
+        for seq in stopped:
+            self.hold_one(seq)
+        if released:
+            for seq in stopped:
+                del self.held[seq.request.request_id]
+                self.world.scheduler.release(seq.request.request_id)
+        self.seen["memory ran out with steps in flight"] += len(self.world.flights) > 1
+        ended = self.world.shed(self.world.flights[0][0])
+        self.short |= {seq.request.request_id for seq in ended}
+        self.seen["memory ran out in a step whose sequences were all held"] += several and not released
+        for seq in ended:
+            name = seq.request.request_id
+            assert name not in self.held, "who is held is in no step"
+            self.world.scheduler.hold(name)
+            self.world.scheduler.release(name)
+            self.world.scheduler.check()
+            assert seq.status is Status.FINISHED
+
     @rule(pick=st.integers(0, 100))
     def preempt(self, pick: int) -> None:
         running = [seq for seq in self.world.scheduler.live() if seq.status is Status.RUNNING]
@@ -325,7 +378,8 @@ class Life(RuleBasedStateMachine):
             if seq.finish_reason == "length":
                 assert len(seq.tokens) == len(whole)
             else:
-                assert name in (self.aborted if seq.finish_reason == "abort" else self.world.broken), seq.finish_reason
+                errors = self.short if seq.error is not None else self.world.broken
+                assert name in (self.aborted if seq.finish_reason == "abort" else errors), seq.finish_reason
             self.seen["requests that found a prefix"] += bool(seq.num_cached_tokens)
             if seq.finish_reason == "length" and seq.request.sampling.prompt_logprobs is not None:
                 assert [entry.token_id for entry in seq.prompt_logprobs] == prompt[1:]

@@ -220,7 +220,8 @@ class World:
 
     def within_budget(self, plan: SchedulerOutput) -> None:
         assert 0 < len(plan.rows) <= self.budget.num_seqs
-        assert plan.num_new.sum() <= self.budget.num_tokens and plan.num_logits.sum() <= self.budget.num_logits
+        assert plan.num_new.sum() <= self.scheduler.budget.num_tokens <= self.budget.num_tokens
+        assert plan.num_logits.sum() <= self.budget.num_logits
         assert len(set(plan.rows.tolist())) == len(plan.rows), "a row is in a step once"
         for column in (plan.rows, plan.epochs, plan.num_new, plan.num_logits, plan.draws):
             assert column.dtype == np.int32 and len(column) == len(plan.rows)
@@ -246,14 +247,18 @@ class World:
                 self.scheduler.check()
                 return []
             except OutOfMemory:
-                self.num_exhausted += 1
-                self.flights.clear()
-                ended = self.scheduler.shed(plan, CapacityError("no memory"))
-                self.scheduler.check()
-                return [] if ended is None else [ended]
+                return self.shed(plan)
         if self.scheduler.must_settle:
             return self.settle(0)
         return self.settle(len(self.flights) - 1 if plan is None else self.steps_in_flight)
+
+    def shed(self, plan: SchedulerOutput) -> list[Sequence]:
+        """Memory has run out in this step, which may be any of those in flight."""
+        self.num_exhausted += 1
+        self.flights.clear()
+        ended = self.scheduler.shed(plan, CapacityError("no memory"))
+        self.scheduler.check()
+        return [] if ended is None else [ended]
 
     def settle(self, num_left: int = 0) -> list[Sequence]:
         changed = []
