@@ -63,7 +63,11 @@ class Protocol(HttpToolsProtocol):
         self._in_body = False
         self._began_s: float | None = None  # the head, then the body, that is being received
         self._timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
+        self._has_drained = False  # all but little of what was written was taken, since that was looked at
+        self._answered: RequestResponseCycle | None = None  # the request that is answered now, or was last; it may be
+        # an earlier one than `cycle`, the last whose head is here
 
     # ---- the connection ---------------------------------------------------------------------------------------------
 
@@ -75,9 +79,13 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It has left."""
         self._rest()
-        if self._end_timer is not None:
-            self._end_timer.cancel()
+        for timer in (self._unread_timer, self._end_timer):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """Bytes, of which the parser makes calls to the methods below."""
@@ -138,18 +146,25 @@ class Protocol(HttpToolsProtocol):
         self._is_next = True
         try:
             super().on_headers_complete()
-        except (UnicodeDecodeError, httptools.HttpParserInvalidURLError):
-            self._give_up(400, "invalid_http", "the target must be a path")
+        except Exception as error:
+            self._in_body = False  # its answer is still to be written
+            if isinstance(error, (UnicodeDecodeError, httptools.HttpParserInvalidURLError)):
+                self._give_up(400, "invalid_http", "the target must be a path")
+            raise
         finally:
             self._is_next = False
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Answer, or let the application do so."""
-        found = self._at_once(cycle.scope) if self._is_next else None
+        self._answered = cycle
+        is_taken = not self.flow.write_paused  # or what is answered at once would pile up
+        found = self._at_once(cycle.scope) if self._is_next and is_taken else None
         if found is None:
             super()._start_asgi_task(cycle, app)
             return
         status, headers, data = found
+        if cycle.waiting_for_100_continue:
+            cycle.keep_alive = False  # see on_response_complete
         if not cycle.keep_alive:
             headers = [*headers, (b"connection", b"close")]
         lines = b"".join(b"%s: %s\r\n" % pair for pair in headers)
@@ -165,23 +180,39 @@ class Protocol(HttpToolsProtocol):
         self._in_head = True
         self._rest()
         super().on_message_complete()
+        if self.cycle.response_complete and self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )  # it was stopped by the end of a body that nobody has waited for
 
     # ---- the end of an answer ---------------------------------------------------------------------------------------
 
     def on_response_complete(self) -> None:
-        """All of an answer is written; the client has yet to take it."""
+        """All of an answer is written; the client has yet to take it. If it was asked to wait before it sends a body,
+        nobody knows whether that still comes, and the next request could be taken for it: the connection ends."""
+        if self._in_body and self.cycle.response_complete and self.expect_100_continue and not self._num_body_bytes:
+            self.transport.close()
         super().on_response_complete()
         self._watch_unread()
 
+    def resume_writing(self) -> None:
+        """The client has taken what was too much."""
+        super().resume_writing()
+        self._has_drained = True
+
     def _watch_unread(self) -> None:
+        """From now on: what is left may be of several answers, and more than what was left before."""
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
         left = self.transport.get_write_buffer_size()
-        if left and self._end_timer is None:
-            self._end_timer = self.loop.call_later(self._limits.unread_s, self._check_unread, left)
+        if left:
+            self._has_drained = False
+            self._unread_timer = self.loop.call_later(self._limits.unread_s, self._check_unread, left)
 
     def _check_unread(self, before: int) -> None:
         """End a connection on which nothing was taken all the time."""
-        self._end_timer = None
-        if self.transport.get_write_buffer_size() >= before:
+        if self.transport.get_write_buffer_size() >= before and not self._has_drained:
             self.transport.abort()
         else:
             self._watch_unread()
@@ -237,20 +268,24 @@ class Protocol(HttpToolsProtocol):
         """Answer, unless an answer is under way, and close."""
         self._is_refused = True
         self._rest()
-        if self.cycle is None or self.cycle.response_complete:  # type: ignore[redundant-expr]  # None before the first
-            self.transport.write(_answer(status, code, message))
-        elif not self.cycle.response_started:
-            self.cycle.disconnected = True  # what the application says now goes nowhere
-            self.cycle.message_event.set()
+        cycle = self._answered
+        if cycle is None or cycle.response_complete:
+            if not self._in_body:  # it was answered before its body was here
+                self.transport.write(_answer(status, code, message))
+        elif not cycle.response_started:
+            cycle.disconnected = True  # what the application says now goes nowhere
+            cycle.message_event.set()
             self.transport.write(_answer(status, code, message))
         self.transport.close()
 
     def _part(self) -> None:
         """Wait for the client no longer: what the answer still has to say goes into the buffer, and the connection
         ends, when that is sent or when it has lingered."""
-        self.cycle.keep_alive = False
+        if self._answered is not None:
+            self._answered.keep_alive = False
         self.flow.resume_writing()
-        self._end_timer = self.loop.call_later(_LINGER_S, self.transport.abort)
+        if self._end_timer is None:
+            self._end_timer = self.loop.call_later(_LINGER_S, self.transport.abort)
 
 
 def _answer(status: int, code: str, message: str) -> bytes:

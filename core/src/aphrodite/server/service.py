@@ -97,6 +97,15 @@ class Service:
             raise self.unavailable()
         return model
 
+    def check_answers(self) -> Model:
+        """The model. ApiError unless it takes requests on: those that run may wait for what has stopped."""
+        model = self.model
+        if self.host.health is Health.STALLED:
+            raise self.unavailable()
+        if self.is_paused:
+            raise ApiError(503, "paused", "the server is paused: try again later", retry_after_s=5)
+        return model
+
     def unavailable(self) -> ApiError:
         """Why nothing answers."""
         if self.host.health is Health.LOADING:
@@ -120,6 +129,8 @@ class Service:
 
     def check_room(self) -> None:
         """ApiError if not one more sequence could be taken on. It costs next to nothing to know."""
+        if self.admission.is_full:
+            self.check_answers()  # or a queue that does not move would be a reason to come again
         try:
             self.admission.check(1)
         except ApiError:
@@ -148,11 +159,7 @@ class Service:
                 "unsupported_parameter",
             )
         timeout_s = self._timeout(generation, call)
-        model = self.model
-        if self.host.health is Health.STALLED:  # it would wait for what may never come; those that run keep waiting
-            raise self.unavailable()
-        if self.is_paused:
-            raise ApiError(503, "paused", "the server is paused: try again later", retry_after_s=5)
+        model = self.check_answers()
         count = generation.num_sequences
         try:
             self.admission.take(count)

@@ -1,0 +1,166 @@
+"""One connection and several requests: each answer is the next request's only when all of the one before is over."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from aphrodite.engine.host import FixedHost, Health
+from aphrodite.server import listener
+from aphrodite.server.body import Limits
+from tests.server.engine import ScriptedEngine
+from tests.server.serving import Serving, serving
+
+POST = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+BODY = b'{"prompt": "a", "stream": true}'
+STREAM = POST + b"content-length: %d\r\n\r\n" % len(BODY) + BODY
+MODELS = b"GET /v1/models HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+def slowly(request: Any) -> Iterator[int | float | str]:
+    for _ in range(400):
+        yield request.prompt_token_ids[-1]
+        yield 0.02
+    yield "length"
+
+
+@contextmanager
+def full(folder: Path, **settings: Any) -> Iterator[Serving]:
+    """A server with room for nobody else."""
+    with (
+        serving(folder, ScriptedEngine(slowly), max_sequences=1, **settings) as found,
+        httpx.stream("POST", f"{found.url}/v1/completions", json={"prompt": "a", "stream": True}) as held,
+    ):
+        parts = held.iter_bytes()
+        next(parts)
+        yield found
+
+
+def received(sock: socket.socket, until: bytes | None = None) -> bytes:
+    """What comes, up to a text or the end."""
+    found = b""
+    while (until is None or until not in found) and (part := sock.recv(65536)):
+        found += part
+    return found
+
+
+@pytest.mark.parametrize("is_full", [True, False])
+def test_an_answer_that_comes_before_the_body_leaves_no_connection_behind(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, is_full: bool
+) -> None:
+    monkeypatch.setattr(listener, "_KEEP_ALIVE_S", 0.5)
+    made = full(folder) if is_full else serving(folder, keys=("k",))
+    with made as server, socket.create_connection(("127.0.0.1", server.port), timeout=3) as sock:
+        sock.sendall(POST + b"content-length: 4\r\n\r\n")
+        received(sock, b'"}}')
+        sock.sendall(b"null")
+        assert received(sock) == b"", "it is closed, as any that is idle"
+
+
+def test_bytes_of_a_body_that_nobody_wants_are_no_request(folder: Path) -> None:
+    with full(folder) as server, socket.create_connection(("127.0.0.1", server.port), timeout=3) as sock:
+        sock.sendall(POST + b"content-length: %d\r\n\r\n" % len(MODELS))
+        received(sock, b'"}}')
+        sock.sendall(MODELS)
+        sock.sendall(MODELS.replace(b"\r\n\r\n", b"\r\nx-request-id: next\r\nconnection: close\r\n\r\n"))
+        found = received(sock)
+        assert found.count(b"HTTP/1.1 200 ") == found.count(b"HTTP/1.1 ") == found.count(b"x-request-id: next") == 1
+
+
+@pytest.mark.parametrize("is_full", [True, False])
+def test_who_waits_to_send_a_body_and_is_refused_cannot_send_a_request_in_its_place(
+    folder: Path, is_full: bool
+) -> None:
+    made = full(folder) if is_full else serving(folder, keys=("k",))
+    with made as server, socket.create_connection(("127.0.0.1", server.port), timeout=3) as sock:
+        sock.sendall(POST + b"expect: 100-continue\r\ncontent-length: 4\r\n\r\n")
+        found = received(sock)
+        assert found.count(b"HTTP/1.1 ") == 1 and found.startswith(b"HTTP/1.1 429" if is_full else b"HTTP/1.1 401")
+        assert not is_full or b"\r\nconnection: close\r\n" in found
+
+
+def test_a_request_has_one_answer_whatever_its_body_turns_out_to_be(folder: Path) -> None:
+    with full(folder) as server, socket.create_connection(("127.0.0.1", server.port), timeout=3) as sock:
+        sock.sendall(POST + b"transfer-encoding: chunked\r\n\r\n")
+        received(sock, b'"}}')
+        sock.sendall(b"no number\r\n")
+        assert received(sock) == b""
+
+
+def test_refusals_that_nobody_reads_do_not_pile_up(folder: Path) -> None:
+    """Whoever sends on without reading is not read any more."""
+    request = POST + b"x-filler: %s\r\ncontent-length: 0\r\n\r\n" % (b"x" * 4000)
+    with full(folder) as server, socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 10)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 << 10)
+        sock.connect(("127.0.0.1", server.port))
+        sock.settimeout(1)
+        sent = 0
+        with suppress(TimeoutError):
+            while sent < 10_000:
+                sock.sendall(request)
+                sent += 1
+        assert sent < 5_000, "2 MB of answers or so"
+
+
+def test_a_bad_request_behind_a_stream_says_nothing_in_the_middle_of_it(folder: Path) -> None:
+    made = serving(folder, ScriptedEngine(slowly))
+    with made as server, socket.create_connection(("127.0.0.1", server.port), timeout=3) as sock:
+        sock.sendall(STREAM)
+        received(sock, b"data: ")
+        sock.sendall(POST + b"transfer-encoding: chunked\r\n\r\nno number\r\n")
+        assert b"HTTP/1.1" not in received(sock)
+
+
+def test_a_client_that_leaves_with_a_request_behind_its_stream_is_noticed(folder: Path) -> None:
+    engine = ScriptedEngine(slowly)
+    with serving(folder, engine) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=3) as sock:
+            sock.sendall(STREAM)
+            received(sock, b"data: ")
+            sock.sendall(MODELS)
+            time.sleep(0.1)
+        until = time.monotonic() + 3
+        while engine.live and time.monotonic() < until:
+            time.sleep(0.02)
+        assert not engine.live and len(engine.aborted) == 1
+
+
+def test_a_client_that_takes_the_next_answer_slowly_is_not_one_that_takes_nothing(folder: Path) -> None:
+    """What is left of one answer is compared with what is left later: that may be of another, and more."""
+    with serving(folder, limits=Limits(unread_s=0.6)) as server, socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 10)
+        sock.connect(("127.0.0.1", server.port))
+        sock.settimeout(3)
+        small, large = (b'{"tokens": [%s]}' % b",".join([b"7"] * count) for count in (150_000, 600_000))
+        for body in (small, large):
+            sock.sendall(POST.replace(b"/v1/completions", b"/detokenize") + b"content-length: %d\r\n\r\n" % len(body))
+            sock.sendall(body)
+        found, began = b"", time.monotonic()
+        while found.count(b"HTTP/1.1 ") < 2:
+            found += sock.recv(65536)
+        while time.monotonic() < began + 1.5:
+            found += sock.recv(16_000)
+            time.sleep(0.02)
+        lengths = [int(part.split()[0]) for part in found.lower().split(b"content-length: ")[1:]]
+        while len(found) < sum(lengths):
+            part = sock.recv(1 << 16)
+            assert part, "the connection was cut"
+            found += part
+
+
+def test_a_full_queue_before_an_engine_that_stands_still_says_that_it_does(folder: Path) -> None:
+    with full(folder) as server:
+        server.service.host = FixedHost(server.service.model, Health.STALLED)
+        answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_stalled")
+        server.service.is_draining = True
+        answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
