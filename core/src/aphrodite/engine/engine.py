@@ -44,6 +44,7 @@ class Engine:
         self._num_steps = 0  # settled
         self._num_failures = 0  # since the last step that went well
         self._tried: SchedulerOutput | None = None  # the step that is being submitted or settled
+        self._changed: dict[int, Sequence] = {}  # by the steps settled in this call, one of which may yet fail
 
     @property
     def has_work(self) -> bool:
@@ -86,19 +87,20 @@ class Engine:
             return self._step()
         except Exception as error:
             if self._tried is not None and is_out_of_memory(error):
-                return self._shed(self._tried, error)
+                self._shed(self._tried, error)
+                return self._take_changed()
             self.recover()
             self._num_failures += 1
             if self._num_failures >= _MOST_FAILURES:
                 self._num_failures = 0
                 raise
             _LOG.warning("a step failed and is run again: %s: %s", type(error).__name__, error)
-            return []
+            return self._take_changed()
         except BaseException:
             self.recover()
             raise
 
-    def _shed(self, plan: SchedulerOutput, error: Exception) -> list[Sequence]:
+    def _shed(self, plan: SchedulerOutput, error: Exception) -> None:
         """Memory ran out in a step: start over with smaller ones, or without its longest sequence."""
         what = CapacityError(
             "memory ran out while the request was computed, and again in a smaller step, of which it was the longest: "
@@ -111,13 +113,17 @@ class Engine:
         said = f"memory ran out in a step of {plan.num_new.sum()} tokens ({type(error).__name__}: {error})"
         if ended is None:
             _LOG.warning("%s: it is run again in steps of at most %d", said, self._scheduler.budget.num_tokens)
-            return []
+            return
         ended.times.finished_s = self._clock()
+        self._changed[id(ended)] = ended
         _LOG.error("%s: its longest request, %s, has ended with an error", said, ended.request.request_id)
-        return [ended]
+
+    def _take_changed(self) -> list[Sequence]:
+        found, self._changed = list(self._changed.values()), {}
+        return found
 
     def _step(self) -> list[Sequence]:
-        self._tried = None
+        self._tried, self._changed = None, {}
         plan = self._scheduler.schedule()
         for seq in self._scheduler.started:
             seq.times.first_scheduled_s = seq.times.first_scheduled_s or self._clock()
@@ -130,7 +136,6 @@ class Engine:
 
     def _settle(self, num_left: int) -> list[Sequence]:
         """Wait for the oldest steps until so many are in flight."""
-        changed: dict[int, Sequence] = {}
         while len(self._flights) > max(0, num_left):
             plan, pending = self._flights[0]
             self._tried = plan
@@ -140,10 +145,10 @@ class Engine:
             self._num_failures = 0
             settled = self._scheduler.update(plan, result)
             self._note_times(settled)
-            if not changed and len(self._flights) <= max(0, num_left):
+            if not self._changed and len(self._flights) <= max(0, num_left):
                 return settled
-            changed.update((id(seq), seq) for seq in settled)
-        return list(changed.values())
+            self._changed.update((id(seq), seq) for seq in settled)
+        return self._take_changed()
 
     def _note_times(self, settled: list[Sequence]) -> None:
         """When a first token came, and when it was over."""
