@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +143,31 @@ def test_too_little_is_told_with_figures_and_what_to_do(
     with pytest.raises(CapacityError) as raised:
         drawn(model, **settings)
     assert all(word in str(raised.value) for word in words), str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "settings"),
+    [
+        (24, 2, {}),  # the toy's default is a tenth of what is left
+        (0, 2, {}),
+        (24, 24, {"num_blocks": 8}),
+        (24, 24, {"kv_cache_memory_bytes": 100_000}),
+    ],
+    ids=str,
+)
+def test_what_an_error_says_of_the_cache_makes_room_for_the_length(
+    small: Small, model: Path, total: int, free: int, settings: dict[str, int]
+) -> None:
+    small.info = MemoryInfo(free * MIB, total * MIB)
+    with pytest.raises(CapacityError, match="max_model_len 500 does not fit") as raised:
+        drawn(model, max_model_len=500, **FEW, **settings)
+    found = re.search(r"(?:raise|set) (num_blocks|kv_cache_memory_bytes) to (\d+)", str(raised.value))
+    assert found is not None and found[1] == next(iter(settings), "num_blocks"), raised.value
+    advised = {found[1]: int(found[2])}
+    assert drawn(model, max_model_len=500, **FEW, **advised).sizes.max_model_len == 500
+    least = {found[1]: int(found[2]) - 1}
+    with pytest.raises(CapacityError):
+        drawn(model, max_model_len=500, **FEW, **least)
 
 
 def test_the_share_that_an_error_names_is_enough(small: Small, model: Path) -> None:

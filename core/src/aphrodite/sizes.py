@@ -55,8 +55,8 @@ class Allowance:
         asked = config.cache.memory_utilization
         if asked is not None and memory.total_bytes <= 0:
             raise UsageError(
-                f"memory_utilization {asked:g} would do nothing: this device does not say how much memory it has; set "
-                "kv_cache_memory_bytes or num_blocks",
+                f"memory_utilization {asked:g} would do nothing: this device does not say how much memory it has; "
+                "leave it out, and say by kv_cache_memory_bytes or num_blocks how large the KV cache is to be",
                 subject="memory_utilization",
             )
         found = cls(memory) if asked is None else cls(memory, asked, True)
@@ -158,11 +158,15 @@ def choose_sizes(
         longest = caps[why]
         reasons.say("max_model_len", f"{longest}: {why}")
     elif longest > kv.num_tokens:
-        is_asked = cache.num_blocks is not None or cache.kv_cache_memory_bytes is not None
-        blocks = -(-longest // block_size)
-        more = f"raise num_blocks to {blocks}"
-        if not is_asked:
-            more = _advice(taken, replace(kv, num_blocks=blocks).num_bytes, allowance)
+        enough = replace(kv, num_blocks=-(-longest // block_size))
+        if cache.kv_cache_memory_bytes is not None:
+            more = f"raise kv_cache_memory_bytes to {enough.num_bytes}"
+        elif cache.num_blocks is not None:
+            more = f"raise num_blocks to {enough.num_blocks}"
+        elif taken.num_bytes + enough.num_bytes <= allowance.num_bytes:  # it is the device's default that holds less
+            more = f"set num_blocks to {enough.num_blocks}, which takes {readable(enough.num_bytes)}"
+        else:
+            more = _advice(taken, enough.num_bytes, allowance)
         raise CapacityError(
             f"max_model_len {longest} does not fit: the KV cache holds {kv.num_tokens} tokens; lower max_model_len to "
             f"that or to auto, or {more}",
