@@ -137,6 +137,7 @@ LENGTHS = [1, 2, 63, 64, 65, 66, 127, 128, 129, 200]
 def test_head_sizes(dim: int) -> None:
     Case(LENGTHS, dim=dim, value_dim=dim).check()
     Case([70], dim=dim, value_dim=1024 // dim, group=3).check()
+    Case([70], dim=dim, value_dim=dim, kv_heads=3, group=11).check()
 
 
 @pytest.mark.parametrize(

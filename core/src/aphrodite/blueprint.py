@@ -169,10 +169,10 @@ def _plan(decoder: Decoder | ModuleNetwork, planner: Planner, sizes: Sizes, limi
     table_width = sizes.table_width
     meta_words = limits.attn_meta_words + limits.attn_meta_words_a_seq * sizes.bounds.S
     program = decoder.record(block_size=sizes.kv.block_size, table_width=table_width, meta_words=meta_words)
-    attention = None
+    forward, attention = planner.plan(program), None
     if isinstance(decoder, ModuleNetwork):
         attention = planner.plan(decoder.record_attention(table_width=table_width, meta_words=meta_words))
-    return Planned(decoder, planner, planner.plan(program), attention)
+    return Planned(decoder, planner, forward, attention)
 
 
 def _decoder(spec: DecoderSpec | ModuleSpec, dtype: str, platform: Platform, max_len: int) -> Decoder | ModuleNetwork:

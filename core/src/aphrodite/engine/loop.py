@@ -38,9 +38,11 @@ class EngineLoop:
     make  gives the engine, on the thread that it will live on: what a device keeps for each thread (which device is
           current, how many threads compute) is set there, and stays as it was on the caller's. What it raises comes out
           of the constructor
+    rests  is called on that thread whenever the last of the work is done
     """
 
-    def __init__(self, make: Callable[[], Engine]) -> None:
+    def __init__(self, make: Callable[[], Engine], rests: Callable[[Engine], None] = lambda engine: None) -> None:
+        self._rests = rests
         self._live: dict[str, _Live] = {}
         self._counts: Counter[Sink] = Counter()  # live requests of each sink
         self._changed = threading.Condition()
@@ -119,9 +121,14 @@ class EngineLoop:
             made.set_result(None)
         finally:
             del make, made  # what they hold is not ours to keep
+        has_worked = False
         while self._wait():
             if self._engine.has_work:
                 self._step()
+                has_worked = True
+            if has_worked and not self._engine.has_work:
+                has_worked = False
+                self._rests(self._engine)
         try:
             self._fail(UsageError("the engine was closed while the request ran", subject="close"))
             self._engine.close()

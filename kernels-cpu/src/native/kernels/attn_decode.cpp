@@ -16,13 +16,14 @@ constexpr std::int64_t kParallelWork = 131072;
 
 constexpr std::int64_t kTile = 64;   // tokens whose scores are held at once
 constexpr std::int64_t kAhead = 4;   // tokens that are fetched before they are needed
-constexpr std::int64_t kHeads = 16;  // query heads of one pass over the tokens
+constexpr std::int64_t kHeads = 16;  // query heads of one pass over the tokens, fewer where they are wide:
+constexpr std::int64_t kFloats = 8 * kMaxHeadDim;  // of all their queries, so that a small stack will do
 
 // Query heads that go over the tokens together: `group` of them for each of some heads of keys, side by side in memory.
 struct Pass {
   std::int64_t kv_heads, group;
-  float q[kHeads * kMaxHeadDim];    // scaled; a row is head_dim long
-  float acc[kHeads * kMaxHeadDim];  // values weighted so far; a row is value_dim long
+  float q[kFloats];    // scaled; a row is head_dim long
+  float acc[kFloats];  // values weighted so far; a row is value_dim long
   float weights[kHeads * kTile];    // of the tile
   float max[kHeads], sum[kHeads];
 };
@@ -274,8 +275,10 @@ void run(const AttnDecode& a) {
     if (a.cu_q[seq + 1] - a.cu_q[seq] == 1) tokens += a.seq_lens[seq], ++singles;
   const int threads = num_threads(tokens * a.kv_heads * (a.head_dim + a.value_dim), kParallelWork);
   // As many heads as a pass takes, or fewer where there would not be work for all threads.
-  const std::int64_t group = a.group < kHeads ? a.group : kHeads;
-  std::int64_t kv_heads = kHeads / group;
+  const std::int64_t widest = a.head_dim > a.value_dim ? a.head_dim : a.value_dim;
+  const std::int64_t most = kFloats / widest < kHeads ? kFloats / widest : kHeads;
+  const std::int64_t group = a.group < most ? a.group : most;
+  std::int64_t kv_heads = most / group;
   while (kv_heads > 1 && singles * (a.kv_heads / kv_heads) < 2 * threads) --kv_heads;
   const std::int64_t across = (a.kv_heads + kv_heads - 1) / kv_heads, within = (a.group + group - 1) / group;
   parallel_each(a.num_seqs * across * within, threads, [&](std::int64_t item) {

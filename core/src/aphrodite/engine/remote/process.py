@@ -2,7 +2,7 @@
 
     reader   Add, Abort, Hold, Release -> EngineLoop
     engine   a step's news -> Updates, one message
-    pulse    between two steps, now and then -> Pulse
+    pulse    between two steps, now and then, and when the work is done -> Pulse
 
 The socket is one end of a pair: it has no name, so nobody else can connect. When its other end is gone, so are we.
 """
@@ -176,8 +176,12 @@ def serve(channel: Channel, build: Build, pulse_s: tuple[float, float] = PULSE_S
         made.append(build(first.config, _Phases(channel)))
         return made[0].engine
 
+    def rests(engine: Engine) -> None:  # what is free now is not to be told only with the next pulse
+        with contextlib.suppress(OSError):
+            channel.send(Pulse(engine.stats()))
+
     try:
-        loop = EngineLoop(make)
+        loop = EngineLoop(make, rests)
     except AphroditeError as error:
         _end(channel, error)
         raise
