@@ -164,3 +164,29 @@ def test_a_full_queue_before_an_engine_that_stands_still_says_that_it_does(folde
         server.service.is_draining = True
         answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
+
+
+@pytest.mark.parametrize("parts", ["one", "two", "bytes"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_request_that_offers_another_protocol_is_taken_with_its_body(folder: Path, parts: str, chunked: bool) -> None:
+    """As clients of HTTP/2 send it over plain connections, Java's for one."""
+    body = b'{"prompt": "a b", "max_tokens": 2}'
+    offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
+    framing = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(body)
+    sent = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body
+    head = POST + offer + framing + b"\r\n\r\n"
+    get = MODELS.replace(b"\r\n\r\n", b"\r\n" + offer + b"\r\n")
+    last = MODELS.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+    whole = [head, sent + head + sent + get + last]
+    if parts == "one":
+        whole = [b"".join(whole)]
+    elif parts == "bytes":
+        whole = [b"%c" % byte for byte in b"".join(whole)]
+    with serving(folder) as server, socket.create_connection(("127.0.0.1", server.port), timeout=3) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in whole:
+            sock.sendall(part)
+            time.sleep(0.05 if parts == "two" else 0)
+        found = received(sock)
+        assert found.count(b"HTTP/1.1 200 ") == found.count(b"HTTP/1.1 ") == 4
+        assert found.count(b'"finish_reason":"length"') == 2 and found.count(b'"object":"list"') == 2

@@ -21,6 +21,7 @@ from aphrodite.server.body import Limits
 
 _CHECK_S = 1.0
 _LINGER_S = 10.0  # in which a client may still take the last frames of an answer that it has left unread
+_FRAMING = (b"content-length", b"transfer-encoding")  # headers that say where a request ends
 _REASONS = {
     400: "Bad Request",
     408: "Request Timeout",
@@ -55,6 +56,7 @@ class Protocol(HttpToolsProtocol):
         self._limits = limits
         self._at_once = at_once
         self._is_next = False  # whether the request whose head is complete is the next to be answered
+        self._is_told_again = False  # whether the parser is told of a head for the second time
         self._is_refused = False
         self._refusal: _RefusedError | None = None
         self._num_head_bytes = 0
@@ -99,9 +101,7 @@ class Protocol(HttpToolsProtocol):
             self._num_body_bytes += len(data)
         self._unset_keepalive_if_required()
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # there is no other protocol here: the request is answered as it is
+            self._parse(data)
         except MemoryError:
             self._refuse(*_NO_MEMORY)
             return
@@ -115,22 +115,47 @@ class Protocol(HttpToolsProtocol):
         if self._in_head and self._num_head_bytes > self._limits.header_bytes + self._limits.url_bytes:
             self._refuse(*self._too_large())
 
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser. Where a request asks for another protocol, it leaves the rest to that. There is none here:
+        what comes next is the request's body all the same, as its head says, or the next request."""
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as error:
+                data = data[error.args[0] :]
+            self.parser = httptools.HttpRequestParser(self)
+            lines = [b"%s: %s\r\n" % header for header in self.headers if header[0] in _FRAMING]
+            if lines:
+                line = b"" if self.cycle.keep_alive else b"connection: close\r\n"
+                self._is_told_again = True
+                self.parser.feed_data(b"POST / HTTP/1.1\r\n%s%s\r\n" % (line, b"".join(lines)))
+                self._is_told_again = False
+            if not data:
+                return
+
     # ---- the parser's calls -----------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        if self._is_told_again:
+            return
         super().on_message_begin()
         self._in_head = True
         self._num_sized = 0
 
     def on_url(self, url: bytes) -> None:
         """A part of the target."""
+        if self._is_told_again:
+            return
         super().on_url(url)
         if len(self.url) > self._limits.url_bytes:
             self._give_up(414, "uri_too_long", f"the target must have at most {self._limits.url_bytes} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header."""
+        if self._is_told_again:
+            return
         super().on_header(name, value)
         self._num_sized += len(name) + len(value) + 4
         if self._num_sized > self._limits.header_bytes or len(self.headers) > self._limits.num_headers:
@@ -138,6 +163,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is here. The application begins; it reads the body as it comes."""
+        if self._is_told_again:
+            return
         self._in_head = False
         self._num_head_bytes = self._num_body_bytes = 0
         self._in_body = True
@@ -176,6 +203,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """All of the request is here."""
+        if self.parser.should_upgrade() and any(name in _FRAMING for name, _ in self.headers):
+            return  # see _parse
         self._in_body = False
         self._in_head = True
         self._rest()
