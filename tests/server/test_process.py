@@ -255,6 +255,19 @@ def test_sigterm_lets_what_has_begun_end_and_exits_0(model: Path, tmp_path: Path
         assert not is_alive(pid)
 
 
+def test_sigterm_lets_all_of_a_request_end_of_which_something_has_begun(model: Path, tmp_path: Path) -> None:
+    """Of several continuations those that wait would take the others' tokens with them."""
+    with running(model, tmp_path / "log", *FLAGS, "--max-num-seqs", "1") as server:
+        asked = {"prompt": "a b c", "max_tokens": 100, "n": 3, "temperature": 1, "ignore_eos": True, "stream": True}
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=asked, timeout=30) as answer:
+            parts = answer.iter_text()
+            text = next(parts)
+            server.popen.send_signal(signal.SIGTERM)
+            text += "".join(parts)
+        assert server.popen.wait(10) == 0
+        assert text.count('"finish_reason":"length"') == 3 and "draining" not in text, text[-500:]
+
+
 def test_the_engine_ends_with_the_server(model: Path, tmp_path: Path) -> None:
     with running(model, tmp_path / "log", *FLAGS) as server:
         pid = server.engine_pid

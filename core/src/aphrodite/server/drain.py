@@ -27,7 +27,7 @@ async def drain(service: Service, supervisor: Supervisor, within_s: float, told:
     service.is_draining = True
     _LOG.info("draining: %d requests have %g s to end", len(service.runs), within_s)
     if supervisor.engine is not None:
-        supervisor.engine.refuse_waiting()
+        supervisor.engine.refuse_waiting(run.request_ids for run in service.runs)
     ended = asyncio.ensure_future(_ended(service))
     insisted = asyncio.ensure_future(told.insisted())
     await asyncio.wait((ended, insisted), timeout=within_s, return_when=asyncio.FIRST_COMPLETED)

@@ -198,6 +198,11 @@ class Run(AsyncIterator[list[Piece]]):
         return [prompt.prepared for prompt in self.prompts]
 
     @property
+    def request_ids(self) -> list[str]:
+        """The engine's ids of all its sequences, those that have ended too."""
+        return list(self._by_id)
+
+    @property
     def usage(self) -> Usage:
         """Tokens so far."""
         cached = sum(seq.num_cached_tokens or 0 for seq in self._sequences.values())

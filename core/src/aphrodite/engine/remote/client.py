@@ -97,9 +97,9 @@ class RemoteEngine(asyncio.Protocol):
         """Forget cached blocks, after the step that is running."""
         self._send(ResetPrefixCache())
 
-    def refuse_waiting(self) -> None:
-        """Abort all requests of which nothing has been computed yet."""
-        self._send(RefuseWaiting())
+    def refuse_waiting(self, groups: Iterable[Iterable[str]]) -> None:
+        """Abort the groups of requests of none of which anything has been computed yet."""
+        self._send(RefuseWaiting([list(group) for group in groups]))
 
     def close(self) -> None:
         """Let go of the engine, which ends by that."""

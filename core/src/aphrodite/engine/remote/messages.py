@@ -25,7 +25,7 @@ from aphrodite.types.stats import EngineStats
 
 MAX_BYTES = 512 << 20  # of a message; one that says it is longer is no message of ours
 HEAD = struct.Struct(">I")
-VERSION = 2
+VERSION = 3
 
 Logprobs = tuple[int, float, int, tuple[tuple[int, float], ...]]
 
@@ -106,7 +106,9 @@ class ResetPrefixCache(msgspec.Struct, tag=True, frozen=True):
 
 
 class RefuseWaiting(msgspec.Struct, tag=True, frozen=True):
-    """Fail all requests of which nothing has been computed yet."""
+    """Abort requests of which nothing has been computed yet; of each group all or none."""
+
+    groups: list[list[str]]
 
 
 ToEngine = Start | Add | Abort | Hold | Release | ResetPrefixCache | RefuseWaiting

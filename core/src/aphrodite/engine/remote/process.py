@@ -242,8 +242,9 @@ def _handle(message: ToEngine, loop: EngineLoop, teller: _Teller, channel: Chann
         case ResetPrefixCache():
             loop.call(Engine.reset_prefix_cache)
             channel.send(Pulse(loop.call(Engine.stats)))
-        case RefuseWaiting():
-            loop.abort(loop.call(Engine.not_started))
+        case RefuseWaiting(groups):
+            waiting = set(loop.call(Engine.not_started))
+            loop.abort(name for group in groups if waiting.issuperset(group) for name in group)
         case Start():
             raise ValueError("a second Start")
 
