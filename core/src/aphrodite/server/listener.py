@@ -15,6 +15,7 @@ from aphrodite.server.protocol import protocol_factory
 
 _BACKLOG = 4096
 _KEEP_ALIVE_S = 30
+_TAKING_S = 300.0  # in which a client must have taken the last of what a closing TLS connection still holds
 _UNSENT_BYTES = 128 << 10  # that the system keeps of what a client does not take; by itself it would be megabytes
 
 
@@ -57,12 +58,10 @@ class Listener:
         for sock in self._sockets:
             if sock.family != socket.AF_UNIX:  # connections inherit it
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
-            handshake_s = None if self._tls is None else self._limits.head_s
-            self._servers.append(
-                await loop.create_server(
-                    make, sock=sock, ssl=self._tls, backlog=_BACKLOG, ssl_handshake_timeout=handshake_s
-                )
-            )
+            tls: dict[str, Any] = {}
+            if self._tls is not None:
+                tls = {"ssl_handshake_timeout": self._limits.head_s, "ssl_shutdown_timeout": _TAKING_S}
+            self._servers.append(await loop.create_server(make, sock=sock, ssl=self._tls, backlog=_BACKLOG, **tls))
 
     async def stop(self, within_s: float) -> bool:
         """Accept no more, let what is under way end in that time, then cut it. Whether all has ended by itself."""
