@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from typing import Any
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
