@@ -67,9 +67,10 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Ask a server for what its OpenAPI document says, and for what it does not; about ten minutes."""
+    """Change headers of checkpoint files; ask a server for what its OpenAPI document says, and for what it does not."""
     session.install(*group("fuzz"))
     python = torch_environment(session)
+    session.run(python, "benchmarks/fuzz_headers.py", "--count", "100000", external=True)
     session.run("python", "benchmarks/fuzz.py", "--python", python, *session.posargs)
 
 
