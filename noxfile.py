@@ -61,7 +61,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def soak(session: nox.Session) -> None:
-    """Abuse a server for a while, on each device that needs no hardware, and see what is left."""
+    """Abuse a server for some hours, on each device that needs no hardware, and see what is left."""
     session.run(torch_environment(session), "benchmarks/soak.py", *session.posargs)
 
 

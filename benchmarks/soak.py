@@ -1,22 +1,23 @@
 """What is left of a server after much abuse: the engine killed again and again, a storm of clients, many requests.
 
     python benchmarks/soak.py [--devices cpu,toy] [--kills 20] [--rounds 20] [--storm 2000] [--requests 20000]
-                              [--crashes 50] [--tenants 2000] [--out FOLDER]
+                              [--saturate-s 3600] [--crashes 50] [--tenants 2000] [--out FOLDER]
 
 `aphrodite run` of a small model on each device, in this order:
 
     kills        8 streams, then SIGKILL for the engine's process: seconds until the last stream has its error, and
                  until the server is ready again, beside those of the first load
     disconnects  1,000 streams, each cut at a moment of its own, in rounds: seconds until the server holds none of them,
-                 and until the engine says so of its blocks, which it does once a second
+                 and until the engine says so of its blocks
     storm        clients that leave, send nonsense, read slowly or ask properly, 256 at a time; each whole answer is
                  compared with what the same request got alone
     requests     of many lengths, 64 at a time; resident memory of both processes before and after the second half
+    saturation   twice as many streams as run at once; /health must not call that an engine that has stopped
     crashes      both processes killed at a moment of chance, in a load or under streams: how the next start is
     tenants      what one key has had computed, asked for by another: cached tokens that it is told of, and whether time
                  tells them from fresh prompts
 
-After each of the first four, the books must balance: no request in flight, every KV block free, no leak, the canary's
+After each of the first five, the books must balance: no request in flight, every KV block free, no leak, the canary's
 answer the same. Exit code 1 if anything is not as it must be. --out writes {"schema": "aphrodite.bench.soak/2", ...}
 with each promise, its figure and its mark, to soak-DEVICE.json there.
 """
@@ -161,6 +162,32 @@ async def requests(server: Server, count: int, rng: random.Random) -> dict[str, 
     return {"requests": count, "growth_bytes": growth, "resident_bytes": marks[1]}
 
 
+async def saturation(server: Server, seconds: float) -> dict[str, Any]:
+    """More streams than run at once, all the time; what /health says meanwhile, and how long it takes to."""
+    until = time.monotonic() + seconds
+    streams = alarms = asked = 0
+    slowest_s = 0.0
+
+    async def stream() -> None:
+        nonlocal streams
+        body = {"prompt": "x " * 40, "max_tokens": 100, "stream": True, "ignore_eos": True}
+        while time.monotonic() < until:
+            status, _ = await ask(server.port, posted(json.dumps(body).encode()))
+            streams += status == 200
+
+    async def watch() -> None:
+        nonlocal alarms, asked, slowest_s
+        while time.monotonic() < until:
+            began = time.monotonic()
+            alarms += (await server.get("/health"))[0] != 200
+            slowest_s = max(slowest_s, time.monotonic() - began)
+            asked += 1
+            await asyncio.sleep(0.5)
+
+    await asyncio.gather(watch(), *(stream() for _ in range(128)))
+    return {"seconds": seconds, "streams": streams, "asked": asked, "alarms": alarms, "slowest_s": slowest_s}
+
+
 async def soak(server: Server, args: argparse.Namespace, seed: int) -> tuple[dict[str, Any], list[Promise]]:
     """All phases; what was seen, and what becomes of the promises."""
     load_s = await server.ready()
@@ -171,6 +198,7 @@ async def soak(server: Server, args: argparse.Namespace, seed: int) -> tuple[dic
         ("disconnects", lambda: disconnects(server, args.rounds, random.Random(seed))),
         ("storm", lambda: storm(server, args.storm, random.Random(seed))),
         ("requests", lambda: requests(server, args.requests, random.Random(seed))),
+        ("saturation", lambda: saturation(server, args.saturate_s)),
     ):
         began = time.monotonic()
         found[name] = await run()
@@ -188,6 +216,7 @@ async def soak(server: Server, args: argparse.Namespace, seed: int) -> tuple[dic
         Promise("wrong answers in the storm", found["storm"]["wrong"], 0, ""),
         Promise("growth of the server over the second half", growth["server"], MOST_GROWTH_BYTES, "bytes"),
         Promise("growth of the engine over the second half", growth["engine"], MOST_GROWTH_BYTES, "bytes"),
+        Promise("false alarms of /health", found["saturation"]["alarms"], 0, ""),
         Promise("books that do not balance", len(unbalanced), 0, ""),
     ]
 
@@ -242,6 +271,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--storm", type=int, default=2000)
     parser.add_argument("--requests", type=int, default=20000)
+    parser.add_argument("--saturate-s", type=float, default=3600)
     parser.add_argument("--crashes", type=int, default=50)
     parser.add_argument("--tenants", type=int, default=2000)
     parser.add_argument("--out", type=Path)
