@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from tests.support.checkpoints import Checkpoints, train_tokenizer
 from tests.support.fixtures import checkpoints, device, one_thread
 
 __all__ = ["checkpoints", "device", "one_thread"]
@@ -19,12 +21,17 @@ TEMPLATE = (
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tokenizer and a chat template, and no weights."""
-    import json
-
-    from tests.support.checkpoints import train_tokenizer
-
     found = tmp_path_factory.mktemp("tokenizer")
     train_tokenizer().save(str(found / "tokenizer.json"))
+    config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": TEMPLATE}
+    (found / "tokenizer_config.json").write_text(json.dumps(config))
+    return found
+
+
+@pytest.fixture(scope="session")
+def model(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with a chat template."""
+    found = checkpoints.copy(checkpoints.llama(), tmp_path_factory.mktemp("served") / "model")
     config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": TEMPLATE}
     (found / "tokenizer_config.json").write_text(json.dumps(config))
     return found

@@ -15,21 +15,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.server.conftest import TEMPLATE
 from tests.server.process import Running, running
-from tests.support.checkpoints import Checkpoints
 
 KEY, OTHER, ADMIN = "sk-one", "sk-two", "sk-admin"
 COMPLETIONS, CHAT = "/llm/v1/completions", "/llm/v1/chat/completions"
-
-
-@pytest.fixture(scope="module")
-def model(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with a chat template."""
-    found = checkpoints.copy(checkpoints.llama(), tmp_path_factory.mktemp("served") / "model")
-    config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": TEMPLATE}
-    (found / "tokenizer_config.json").write_text(json.dumps(config))
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -15,20 +15,9 @@ import openai
 import pytest
 
 from aphrodite import LLM, SamplingParams
-from tests.server.conftest import TEMPLATE
 from tests.server.process import Running, is_alive, running
-from tests.support.checkpoints import Checkpoints
 
 FLAGS = ("--device", "cpu", "--num-blocks", "400", "--served-model-name", "tiny,other")
-
-
-@pytest.fixture(scope="module")
-def model(checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with a chat template."""
-    found = checkpoints.copy(checkpoints.llama(), tmp_path_factory.mktemp("served") / "model")
-    config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": TEMPLATE}
-    (found / "tokenizer_config.json").write_text(json.dumps(config))
-    return found
 
 
 @pytest.fixture(scope="module")
