@@ -199,6 +199,20 @@ def test_its_client_knows_the_errors(folder: Path, client: Clients) -> None:
         assert caught.value.status_code == 529 and "overloaded_error" in str(caught.value.body)
 
 
+def test_its_client_finds_the_id_of_a_request(folder: Path, client: Clients) -> None:
+    with serving(folder) as server:
+        messages = client(server).messages
+        with messages.stream(**ASK) as stream:
+            assert stream.request_id
+        named = {"x-request-id": "mine"}
+        assert messages.create(**ASK, extra_headers=named)._request_id == "mine"
+        count = {"model": NAME, "messages": ASK["messages"]}
+        assert messages.count_tokens(**count, extra_headers=named)._request_id == "mine"
+        with pytest.raises(anthropic.BadRequestError) as caught:
+            messages.create(**{**ASK, "max_tokens": 0}, extra_headers=named)
+        assert caught.value.request_id == "mine"
+
+
 def test_what_has_no_effect_is_listed(folder: Path) -> None:
     with serving(folder, saying(folder, "the")) as server:
         body = {**ASK, "metadata": {"user_id": "7"}, "container": "x", "top_k": 5,

@@ -56,7 +56,8 @@ class Anthropic:
 
     def error(self, error: ApiError, request_id: str) -> Json:
         """`{"type": "error", "error": {...}}`."""
-        return Json(_body(error, request_id), _OVERLOADED if error.status == 503 else error.status)
+        status = _OVERLOADED if error.status == 503 else error.status
+        return Json(_body(error, request_id), status, _named(request_id))
 
     def broken(self, error: ApiError, request_id: str) -> bytes:
         """The error as the stream's last event."""
@@ -70,8 +71,8 @@ async def _messages(call: Call) -> Reply:
     run = await call.start(asked.generation)
     model = call.service.settings.model_names[0]
     if asked.streams:
-        return Stream(answer.frames(run, model, thinks=asked.thinks))
-    return Json(await answer.whole(run, model, thinks=asked.thinks))
+        return Stream(answer.frames(run, model, thinks=asked.thinks), _named(call.request_id))
+    return Json(await answer.whole(run, model, thinks=asked.thinks), headers=_named(call.request_id))
 
 
 async def _count(call: Call) -> Reply:
@@ -80,7 +81,13 @@ async def _count(call: Call) -> Reply:
     service.check_model(body.get("model"))
     generation = Generation(sampling=SamplingParams(), chat=request.chat_of(body, call))
     prepared = await service.offload(service.prepare, service.model, generation)
-    return Json({"input_tokens": len(prepared[0].requests[0].prompt_token_ids)})
+    count = len(prepared[0].requests[0].prompt_token_ids)
+    return Json({"input_tokens": count}, headers=_named(call.request_id))
+
+
+def _named(request_id: str) -> Mapping[str, str]:
+    """The header in which its clients look for a request's id."""
+    return {"request-id": request_id}
 
 
 def _body(error: ApiError, request_id: str) -> dict[str, Any]:
