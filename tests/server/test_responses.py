@@ -48,6 +48,7 @@ def test_the_official_client_reads_a_response_and_its_events(client: openai.Open
         "response.incomplete",
     ]
     deltas = "".join(one.delta for one in events if one.type == "response.output_text.delta")
+    assert whole.output[0].status == "incomplete"  # type: ignore[union-attr]
     assert deltas == whole.output_text == events[-1].response.output_text  # type: ignore[union-attr]
 
 
@@ -69,6 +70,9 @@ def test_a_response_is_kept_and_gone_on_from(server: Serving, client: openai.Ope
     client.responses.delete(first.id)
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(first.id)
+    with pytest.raises(openai.BadRequestError) as caught:
+        list(client.responses.retrieve(second.id, stream=True))
+    assert caught.value.param == "stream"
     unkept = client.responses.create(model=NAME, input="one", max_output_tokens=3, store=False)
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(unkept.id)
@@ -124,6 +128,22 @@ def test_a_stream_that_fails_says_so_with_an_event(folder: Path) -> None:
         assert events[-1].type == "response.failed" and "secret" not in str(events[-1])
         name = events[0].response.id  # type: ignore[union-attr]
         assert client.responses.retrieve(name).status == "failed"
+
+
+def test_a_response_that_its_client_ends_stays_cancelled(folder: Path) -> None:
+    slow = ScriptedEngine(lambda request: [*request.prompt_token_ids[-1:], 0.05] * 200)
+    with serving(folder, slow) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        stream = client.responses.create(model=NAME, input="a", max_output_tokens=200, stream=True)
+        first = next(iter(stream))
+        assert first.type == "response.created"
+        name = first.response.id
+        assert client.responses.retrieve(name).status == "in_progress"
+        assert client.responses.cancel(name).status == "cancelled"
+        last = list(stream)[-1]
+        assert last.type == "response.failed" and last.response.status == "cancelled"
+        kept = client.responses.retrieve(name)
+        assert kept.status == "cancelled"
+        assert [item.status for item in kept.output] == ["incomplete"]  # type: ignore[union-attr]
 
 
 def test_the_store_keeps_within_its_bounds() -> None:

@@ -14,6 +14,8 @@ from aphrodite.server.generation import Usage
 from aphrodite.server.responses.request import Asked
 from aphrodite.text.formats.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
 
+CANCELLED = "cancelled"  # the error's code of a response whose client has ended it
+
 
 @dataclass
 class Response:
@@ -109,7 +111,7 @@ class Response:
 
     def finish(self, reason: str, usage: Usage) -> list[bytes]:
         """The end."""
-        frames = self._close()
+        frames = self._close("incomplete" if reason in ("length", "abort") else "completed")
         self.usage = usage
         self.status = "completed"
         if reason == "length":
@@ -120,10 +122,17 @@ class Response:
         return [*frames, self._frame(name, response=self.body())]
 
     def fail(self, error: ApiError) -> list[bytes]:
-        """An error after frames were sent."""
-        self.status = "failed"
+        """An error after frames were sent. There is no event of its own for the end that a client has asked for."""
+        self.cut_off(CANCELLED if error.code == CANCELLED else "failed")
         self.error = {"code": error.code, "message": error.message}
         return [self._frame("response.failed", response=self.body())]
+
+    def cut_off(self, status: str) -> None:
+        """The end, before the output's."""
+        self.status = status
+        if self._open is not None:
+            self.output[-1]["status"] = "incomplete"
+            self._open = None
 
     @property
     def _index(self) -> int:
@@ -159,12 +168,12 @@ class Response:
         extra: dict[str, Any] = {"logprobs": []} if self._open == "message" else {}
         return self._frame(name, **self._place(), content_index=0, delta=text, **extra)
 
-    def _close(self) -> list[bytes]:
+    def _close(self, status: str = "completed") -> list[bytes]:
         """Frames that close the item that is open."""
         if self._open is None:
             return []
         kind, item, self._open = self._open, self.output[-1], None
-        item["status"] = "completed"
+        item["status"] = status
         place = self._place()
         if kind == "function_call":
             frames = [

@@ -9,7 +9,7 @@ from aphrodite.server.dialect import Call, Dialect, Json, Reply, Route, Stream, 
 from aphrodite.server.errors import ApiError, invalid
 from aphrodite.server.openai import fields
 from aphrodite.server.openai.schemas import MESSAGE, object_of, parameter_schemas
-from aphrodite.server.responses.answer import Response
+from aphrodite.server.responses.answer import CANCELLED, Response
 from aphrodite.server.responses.request import Asked, read_request
 from aphrodite.server.responses.store import Kept, Store
 from aphrodite.server.run import Run
@@ -125,8 +125,6 @@ class Responses:
             yield b"".join(frames)
         finally:
             run.close()
-            if response.status == "in_progress":  # the client has left
-                response.status = "cancelled"
             self._keep(response, asked, call, None)
 
     def _before(self, body: Mapping[str, Any], call: Call) -> Sequence[Mapping[str, Any]]:
@@ -142,12 +140,17 @@ class Responses:
         return found.messages
 
     def _keep(self, response: Response, asked: Asked, call: Call, run: Run | None) -> None:
+        if run is None and response.status == "in_progress":  # the client has left
+            response.cut_off(CANCELLED)
         if asked.store:
             messages = asked.messages if run is not None else response.messages()
             self._store.put(response.name, Kept(response.body(), messages, call.tenant, run))
 
     async def _get(self, call: Call) -> Reply:
-        return Json(self._found(call).body)
+        found = self._found(call)
+        if call.query.get("stream") == "true":
+            raise invalid("stream", "stream is not supported here: a response is told as it comes, and kept as a whole")
+        return Json(found.body)
 
     async def _delete(self, call: Call) -> Reply:
         found = self._found(call)
@@ -173,7 +176,7 @@ class Responses:
 
 
 def _cancelled() -> ApiError:
-    return ApiError(400, "cancelled", "the response was cancelled")
+    return ApiError(400, CANCELLED, "the response was cancelled")
 
 
 def _take(response: Response, piece: Any, run: Run) -> list[bytes]:
