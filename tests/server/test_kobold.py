@@ -207,6 +207,7 @@ def test_what_its_clients_ask_about_the_server(folder: Path) -> None:
         ({"prompt": "a", "stop_sequence": {"a": 1}}, "stop_sequence"),
         ({"prompt": "a", "stop_sequence": [3]}, "stop_sequence"),
         ({"prompt": "a", "images": ["x"]}, "images"),
+        ({"prompt": "a", "audio": ["x"]}, "audio"),
         ({"prompt": "a", "genkey": "x" * 200}, "genkey"),
         ({"prompt": "a", "rep_pen": -1}, "rep_pen"),
     ],

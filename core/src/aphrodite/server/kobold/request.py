@@ -28,6 +28,7 @@ _OWN = (
     "render_special",
     "model",
     "images",
+    "audio",
     "n",
     "logprobs",
     "replace_instruct_placeholders",
@@ -48,8 +49,9 @@ async def asked(body: Mapping[str, Any], call: Call) -> Asked:
     prompt = fields.text(body, "prompt")
     if prompt is None:
         raise invalid("prompt", "prompt must be there: a text")
-    if body.get("images"):
-        raise invalid("images", "images cannot be read here: leave them out", "unsupported_parameter")
+    for media in ("images", "audio"):
+        if body.get(media):
+            raise invalid(media, f"{media} cannot be read here: leave {media} out", "unsupported_parameter")
     fixed: dict[str, Any] = {
         "include_stop_str_in_output": not fields.flag(body, "trim_stop", True),
         "skip_special_tokens": not fields.flag(body, "render_special"),
