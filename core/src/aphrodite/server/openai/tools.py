@@ -41,6 +41,13 @@ def check_choice(value: Any, tools: list[Mapping[str, Any]] | None) -> bool:
     if value == "none":
         return False
     if isinstance(value, dict):
+        kind = value.get("type", "function")
+        if kind != "function":
+            raise invalid(
+                "tool_choice",
+                f"tool_choice of type {shown(kind)} is not supported: use auto or none",
+                "unsupported_parameter",
+            )
         function = value.get("function")
         name = function.get("name") if isinstance(function, dict) else value.get("name")
         if not any(tool["function"]["name"] == name for tool in tools or ()):
