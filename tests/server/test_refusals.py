@@ -248,6 +248,28 @@ def test_paths_are_taken_as_they_are(server: Serving, method: str, path: str, st
     assert server.raw(request).startswith(f"HTTP/1.1 {status} ".encode())
 
 
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("/v1/nothing", "error.code"),
+        ("/v1/responses/a/input_items", "error.code"),
+        ("/nothing", "error.code"),
+        ("/", "error"),
+        ("/v1/messages/batches", "request_id"),
+        ("/api/pull", "error"),
+        ("/api/blobs/sha256:0", "error"),
+        ("/api/extra/websearch", "detail.msg"),
+        ("/api/v1/nothing/there", "detail.msg"),
+    ],
+)
+def test_what_is_not_there_is_told_in_the_words_of_its_neighbours(server: Serving, path: str, key: str) -> None:
+    answer = httpx.post(server.url + path, json={})
+    found = answer.json()
+    for part in key.split("."):
+        found = found[part]
+    assert answer.status_code == (405 if path == "/" else 404) and isinstance(found, str)
+
+
 def test_a_full_queue_is_told_before_any_work(folder: Path) -> None:
     from tests.server.engine import ScriptedEngine
 
@@ -408,6 +430,10 @@ def tool(name: Any = "f", **parameters: Any) -> dict[str, Any]:
             "tools[0].function.parameters.properties.a.pattern",
         ),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        (
+            {"tools": [tool()], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto"}}},
+            "tool_choice",
+        ),
         ({"tools": [tool()], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
         ({"tools": [tool()], "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
         ({"tools": [tool()], "tool_choice": "required"}, "tool_choice"),

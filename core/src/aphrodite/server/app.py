@@ -93,8 +93,12 @@ class App:
 
     @property
     def default(self) -> Dialect:
-        """Whose words errors have where no route is found."""
+        """Whose words errors have before a path is looked at."""
         return self._default
+
+    def speaker(self, path: str) -> Dialect:
+        """Whose words errors have at a path without a route: clients ask for more than there is, and read them."""
+        return self._router.near(path) or self._default
 
     def find(self, path: str) -> tuple[dict[str, tuple[Route, Dialect]], dict[str, str]]:
         """By method what answers at a path, and the parts of the path that have names."""
@@ -237,8 +241,7 @@ class _Exchange:
         path = self._path(settings.root_path)
         by_method, params = self._app.find(path)
         some = next(iter(by_method.values()), None)
-        if some is not None:
-            self._dialect = some[1]
+        self._dialect = self._app.speaker(path) if some is None else some[1]
         route = by_method.get(self._scope["method"], (None, None))[0]
         tenant = self._check_key(route)
         if some is None:
