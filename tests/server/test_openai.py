@@ -62,6 +62,25 @@ def test_the_parts_of_a_stream_are_the_whole(folder: Path, path: str) -> None:
         assert [one["finish_reason"] for one in mine if one["finish_reason"]] == ["length"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("prompt", ["text", "ids"])
+def test_offsets_are_places_in_the_text_with_a_begin_token_and_without(folder: Path, prompt: str, stream: bool) -> None:
+    tokenizer = Tokenizer.find(folder)
+    assert tokenizer is not None
+    ids = tokenizer.encode("the engine")
+    assert tokenizer.token(ids[0]) == "<s>"  # which an echoed text does not show, and echoed ids do
+    asked = {"prompt": "the engine" if prompt == "text" else ids, "max_tokens": 3, "logprobs": 1, "echo": True}
+    with serving(folder, ScriptedEngine(lambda request: [*request.prompt_token_ids[1:4], "length"])) as server:
+        answer = httpx.post(f"{server.url}/v1/completions", json={**asked, "stream": stream})
+    parts = [part["choices"][0] for part in frames(answer.text)[:-1]] if stream else answer.json()["choices"]
+    text = "".join(part["text"] for part in parts)
+    tokens, offsets = ([one for part in parts for one in part["logprobs"][name]] for name in ("tokens", "text_offset"))
+    assert len(offsets) == len(ids) + 3
+    shown = tokens if prompt == "ids" else tokens[1:]
+    assert "".join(shown) == text
+    assert [text[at : at + len(token)] for at, token in zip(offsets[-len(shown) :], shown, strict=True)] == shown
+
+
 def test_what_a_request_sends_that_has_no_effect_is_told(folder: Path) -> None:
     with serving(folder) as server:
         asked = {"prompt": "a", "api_server": "x", "top_a": 0.2, "tfs": 1, "dry_multiplier": 0, "max_tokens": 2}

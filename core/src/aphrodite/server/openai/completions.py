@@ -133,7 +133,7 @@ def _choices(run: Run, asked: _Asked, choices: Sequence[Choice]) -> list[dict[st
         before, positions = _echoed(run, asked, index)
         logprobs = None
         if choice.logprobs is not None:
-            logprobs = _Logprobs().add([*positions, *choice.logprobs])
+            logprobs = _Logprobs(before).add([*positions, *choice.logprobs])
         found.append(_choice(index, before + choice.content, logprobs, choice.finish_reason, choice.stop_reason))
     return found
 
@@ -148,9 +148,8 @@ async def _frames(run: Run, asked: _Asked, head: dict[str, Any], offload: Offloa
                 if piece.choice in begun:
                     found = _piece(piece, "", [], begun[piece.choice])
                 else:
-                    begun[piece.choice] = logprobs = _Logprobs()
-                    first = partial(_first_piece, run, asked, piece, logprobs)
-                    found = await offload(first) if asked.is_long else first()
+                    first = partial(_first_piece, run, asked, piece)
+                    found, begun[piece.choice] = await offload(first) if asked.is_long else first()
                 if found is None:
                     continue
                 chunk = {**head, "choices": [found]}
@@ -166,9 +165,10 @@ async def _frames(run: Run, asked: _Asked, head: dict[str, Any], offload: Offloa
         run.close()
 
 
-def _first_piece(run: Run, asked: _Asked, piece: Piece, logprobs: _Logprobs) -> dict[str, Any] | None:
+def _first_piece(run: Run, asked: _Asked, piece: Piece) -> tuple[dict[str, Any] | None, _Logprobs]:
     before, positions = _echoed(run, asked, piece.choice)
-    return _piece(piece, before, positions, logprobs)
+    logprobs = _Logprobs(before)
+    return _piece(piece, before, positions, logprobs), logprobs
 
 
 def _piece(piece: Piece, before: str, positions: Sequence[Any], logprobs: _Logprobs) -> dict[str, Any] | None:
@@ -206,9 +206,13 @@ def _echoed(run: Run, asked: _Asked, choice: int) -> tuple[str, list[Mapping[int
 
 
 class _Logprobs:
-    """Log-probabilities in parallel lists; offsets count characters of the text from its start."""
+    """Log-probabilities in parallel lists; offsets count characters of the text from its start.
 
-    def __init__(self) -> None:
+    before  what is echoed: a token that the tokenizer has put in front of it is no part of the text
+    """
+
+    def __init__(self, before: str) -> None:
+        self._before = before
         self._offset = 0
 
     def add(self, positions: Sequence[Mapping[int, Logprob] | str]) -> dict[str, list[Any]]:
@@ -217,13 +221,15 @@ class _Logprobs:
         for position in positions:
             if isinstance(position, str):
                 token, logprob, top = position, None, None
+                width = len(token) if self._before.startswith(token) else 0
             else:
                 _, entry = fields.chosen(position)
                 token, logprob = fields.spelled(entry), fields.number(entry.logprob)
+                width = len(token)
                 top = {fields.spelled(one): fields.number(one.logprob) for one in position.values()}
             found["text_offset"].append(self._offset)
             found["token_logprobs"].append(logprob)
             found["tokens"].append(token)
             found["top_logprobs"].append(top)
-            self._offset += len(token)
+            self._offset += width
         return found
