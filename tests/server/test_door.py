@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
 import socket
 import time
 from pathlib import Path
 
+import httptools
 import pytest
 
 from aphrodite.server import door
@@ -134,6 +136,83 @@ def test_the_door_asks_for_a_key_where_the_application_does(folder: Path) -> Non
             assert asked(server, request + MODELS).startswith(b"HTTP/1.1 401 ")
         for line in (b"Authorization: bearer right\r\n", b"X-API-Key: right\r\n"):
             assert refused_at_door(server, PLAIN.replace(b"host: a\r\n", b"host: a\r\n" + line))
+
+
+class Parsed:
+    """What a parser of its own makes of a request."""
+
+    def __init__(self, data: bytes) -> None:
+        self.url = self.body = b""
+        self.names: list[bytes] = []
+        self.is_complete = self.keeps = False
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.feed_data(data)
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.names.append(name.lower())
+
+    def on_headers_complete(self) -> None:
+        self.keeps = self.parser.should_keep_alive()
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        assert not self.is_complete, "there are two"
+        self.is_complete = True
+
+
+def test_the_parser_would_find_the_same_end_of_whatever_is_refused(folder: Path) -> None:
+    """Or one request's body could be the next request."""
+    rng = random.Random(7)
+    lines = (
+        b"content-length: 3\r\n",
+        b"transfer-encoding: chunked\r\n",
+        b"connection: close\r\n",
+        b"a: b\r\n",
+        b"\r\n",
+        b" x\r\n",
+    )
+    pieces = (
+        *lines,
+        b"\r",
+        b"\n",
+        b"\t",
+        b" ",
+        b":",
+        b"\0",
+        b"\x80",
+        b"0",
+        b"POST / HTTP/1.1\r\n",
+        b"Content-Length",
+        b",",
+    )
+    begins = [PLAIN, PLAIN.replace(b"host: a\r\n", b"Host: a\r\nConnection: close\r\nX-B:\tc\r\n")]
+
+    async def refused() -> list[bytes]:
+        found = Door(server.app)
+        requests = []
+        for _ in range(20_000):
+            request = bytearray(rng.choice(begins))
+            for _ in range(rng.choice((1, 1, 2, 3))):
+                at = rng.randrange(len(request))
+                request[at : at + rng.choice((0, 0, 1, 4))] = rng.choice(pieces)
+            answer = found.refuse(bytes(request))
+            if answer is None:
+                continue
+            data = bytes(request[: answer.num_bytes])
+            data += b"x" * (answer.num_bytes - len(data))
+            parsed = Parsed(data)
+            assert parsed.is_complete and parsed.keeps == (not answer.closes) and parsed.url == b"/v1/completions"
+            assert data.endswith(b"\r\n\r\n" + parsed.body) and not {b"transfer-encoding", b"origin"} & {*parsed.names}
+            requests.append(data)
+        return requests
+
+    with full(folder) as server:
+        assert len(set(asyncio.run(refused()))) > 1000
 
 
 def test_no_head_takes_longer_than_its_length(folder: Path) -> None:
