@@ -131,9 +131,9 @@ class Service:
         """Why not one more sequence can be taken on, while there is no room for it."""
         try:
             self.check_answers()  # or a queue that does not move would be a reason to come again
-            raise self.admission.refusal(1)
         except ApiError as error:
             return error
+        return self.admission.refusal(1)
 
     async def offload(self, function: Any, *arguments: Any) -> Any:
         """Call a function that takes its time on another thread."""
