@@ -1,7 +1,6 @@
 """What serving adds to an engine: steps lost, time to the first byte, processor time while idle.
 
-    python benchmarks/serving.py [--streams 1,32,256] [--step-ms 10,5] [--tokens 300] [--idle-s 10]
-                                 [--requests 5000] [--rates 1000,0] [--out FILE]
+    python benchmarks/serving.py [--streams 1,32,256] [--step-ms 10,5] [--tokens 300] [--idle-s 10] [--out FILE]
 
 The runner is faked: a step takes the time that is said and draws a fresh token for every sequence; scheduler, engine
 loop, messages, server, detokenising (with the tokenizer of `demo-draft`, from aphrodite-demo) and HTTP are real. Three
@@ -16,19 +15,14 @@ them. By streams and step:
                  others; `in turn`: they begin one after the other, three times as many, so that about as many run
     us/token     processor time of the server's process, requests and all; other loads of the machine enter least here
 
-Then overload: 5,000 requests, each on a connection of its own, to a server that has room for 128 sequences. The
-connections are open beforehand, as a proxy's are, for what is asked is what a refusal takes and not what a handshake
-does. Whatever is answered, the next request is sent on time (open loop): at the rate that is said, or as fast as one
-process can. Latency is the client's, from before it writes a request until it has read the whole answer.
-
---out writes {"schema": "aphrodite.bench.serving/1", "machine": {...}, "results": [...], "idle": {...},
-"overload": [...]}.
+--out writes {"schema": "aphrodite.bench.serving/1", "machine": {...}, "results": [...], "idle": {...}}.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import platform
@@ -38,18 +32,15 @@ import statistics
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 KEPT_TARGET = {10.0: 0.90}
 FIRST_BYTE_TARGET_MS = 10.0  # at 32 streams
 IDLE_TARGET = 0.01
-REFUSED_TARGET_MS = 50.0  # the 99th percentile
-GOODPUT_TARGET = 0.95
-ROOM = (64, 64)  # sequences that run, and that wait, under overload
-ACCEPTED_TOKENS = 100
 SETTLE_S = 1.5  # the engine tells of its steps now and then
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -174,80 +165,6 @@ def run_client(port: int, streams: int, tokens: int, apart_s: float) -> None:
     print(json.dumps({"streams": found, "cpu_s": usage.ru_utime + usage.ru_stime}))
 
 
-class Asker(asyncio.Protocol):
-    """A connection that asks once: the status of its answer, and seconds until it was there."""
-
-    def __init__(self, body: bytes, done: Callable[[], None]) -> None:
-        self._request = (
-            b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
-            b"content-length: %d\r\n\r\n%s" % (len(body), body)
-        )
-        self._done = done
-        self._data = b""
-        self.status = 0
-        self.retry_after: str | None = None
-        self.began_s = self.seconds = 0.0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is open."""
-        self._transport: Any = transport
-
-    def ask(self) -> None:
-        """Send the request."""
-        self.began_s = time.perf_counter()
-        self._transport.write(self._request)
-
-    def data_received(self, data: bytes) -> None:
-        """A part of the answer."""
-        self._data += data
-        head, end, body = self._data.partition(b"\r\n\r\n")
-        fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:]) if end else {}
-        if end and len(body) == int(fields[b"content-length"]):
-            self.seconds = time.perf_counter() - self.began_s
-            self.status = int(head[9:12])
-            self.retry_after = fields[b"retry-after"].decode() if b"retry-after" in fields else None
-            self._done()
-
-
-async def ask_all(port: int, count: int, rate: float) -> list[Asker]:
-    """So many requests, `rate` a second; 0: one after the other without a pause."""
-    loop = asyncio.get_running_loop()
-    done = asyncio.Semaphore(0)
-    body = {"prompt": [300] * 8, "max_tokens": ACCEPTED_TOKENS, "temperature": 0, "ignore_eos": True}
-    askers = []
-    for _ in range(count):
-        _, asker = await loop.create_connection(
-            lambda: Asker(json.dumps(body).encode(), done.release), "127.0.0.1", port
-        )
-        askers.append(asker)
-    began = time.perf_counter()
-    for place, asker in enumerate(askers):
-        while rate and (early_s := began + place / rate - time.perf_counter()) > 0:
-            await asyncio.sleep(early_s)
-        asker.ask()
-        await asyncio.sleep(0)  # answers are read as they come
-    for _ in askers:
-        await done.acquire()
-    return askers
-
-
-def run_askers(port: int, count: int, rate: float) -> None:
-    """Print what became of the requests."""
-    import uvloop
-
-    from aphrodite.server.serve import raise_file_limit
-
-    raise_file_limit()
-    found = uvloop.run(ask_all(port, count, rate))
-    refused = [one.seconds for one in found if one.status == 429 and one.retry_after]
-    ends = [one.began_s + one.seconds for one in found if one.status == 200]
-    if len(refused) + len(ends) != count:
-        raise RuntimeError("some requests were neither refused with Retry-After nor finished")
-    cuts = statistics.quantiles(refused, n=100)
-    parts = {"p50_s": cuts[49], "p99_s": cuts[98], "sent_s": found[-1].began_s - found[0].began_s}
-    print(json.dumps({"accepted": len(ends), "accepted_s": max(ends) - found[0].began_s, **parts}))
-
-
 # ---- the measurements -----------------------------------------------------------------------------------------------
 
 
@@ -291,23 +208,6 @@ def client(port: int, streams: int, tokens: int, apart_s: float = 0.0) -> dict[s
     return {**found, "steps": now["steps"] - earlier["steps"], "over_engine_ms": over_ms}
 
 
-def overload(port: int, pids: tuple[int, int], step_ms: float, count: int, rate: float) -> dict[str, float]:
-    """Many more requests than there is room for, as a row of the table."""
-    before = cpu_s(pids[0])
-    command = ("--role", "askers", "--port", str(port), "--requests", str(count), "--rates", str(rate))
-    done = subprocess.run([sys.executable, __file__, *command], capture_output=True, check=True)
-    found = json.loads(done.stdout)
-    return {
-        "rate": rate,
-        "sent_s": found["sent_s"],
-        "refused_p50_ms": found["p50_s"] * 1e3,
-        "refused_p99_ms": found["p99_s"] * 1e3,
-        "accepted": found["accepted"],
-        "goodput": found["accepted"] / ROOM[0] * ACCEPTED_TOKENS * step_ms / 1e3 / found["accepted_s"],
-        "server_us_each": (cpu_s(pids[0]) - before) / count * 1e6,
-    }
-
-
 def counted(port: int) -> dict[str, float]:
     """What the server has counted so far: steps, and seconds of requests in the engine up to their first tokens."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
@@ -329,34 +229,41 @@ def with_server(step_ms: float, run: Callable[[int, tuple[int, int]], Any], room
     from aphrodite.weights.sources import folder_of
 
     folder = str(folder_of("demo-draft"))  # for its tokenizer
+    settings = ("--folder", folder, "--step-ms", str(step_ms), "--room", f"{room[0]},{room[1]}")
+    with started(__file__, "server", *settings) as (port, pid):
+        wait_for(port, 200)
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return run(port, (pid, int(children[0])))
+
+
+@contextlib.contextmanager
+def started(file: str, role: str, *settings: str) -> Iterator[tuple[int, int]]:
+    """A process of a benchmark: the port that it is to listen on, and its number."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-        sock.close()
-        server = subprocess.Popen(
-            [
-                *(sys.executable, __file__, "--role", "server", "--folder", folder),
-                *("--port", str(port), "--step-ms", str(step_ms), "--room", f"{room[0]},{room[1]}"),
-            ],
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            wait_ready(port)
-            children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-            return run(port, (server.pid, int(children[0])))
-        finally:
-            server.terminate()
-            server.wait(30)
+    command = (sys.executable, file, "--role", role, "--port", str(port), *settings)
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        yield port, server.pid
+    finally:
+        server.terminate()
+        server.wait(30)
 
 
-def wait_ready(port: int) -> None:
-    """Return once the server is."""
+def wait_for(port: int, status: int) -> None:
+    """Return once a server answers with that status."""
     for _ in range(600):
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready"):
-                return
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready") as answer:
+                found = answer.status
+        except urllib.error.HTTPError as error:
+            found = error.code
         except OSError:
-            time.sleep(0.05)
+            found = 0
+        if found == status:
+            return
+        time.sleep(0.05)
     raise RuntimeError("the server is not ready within 30 s")
 
 
@@ -372,7 +279,7 @@ def idle(port: int, pids: tuple[int, int], idle_s: float) -> dict[str, float]:
 def main() -> None:
     """Measure, or be one of the processes that are measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--role", choices=("engine", "server", "client", "askers"), help=argparse.SUPPRESS)
+    parser.add_argument("--role", choices=("engine", "server", "client"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--streams", default="1,32,256")
@@ -381,8 +288,6 @@ def main() -> None:
     parser.add_argument("--apart-s", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--idle-s", type=float, default=10)
     parser.add_argument("--room", default="1024,512", help=argparse.SUPPRESS)
-    parser.add_argument("--requests", type=int, default=5000)
-    parser.add_argument("--rates", default="1000,0")
     parser.add_argument("--out", type=Path)
     args, _ = parser.parse_known_args()
     if args.role == "engine":
@@ -392,8 +297,6 @@ def main() -> None:
         run_server(args.folder, args.port, float(args.step_ms), (running, waiting))
     elif args.role == "client":
         run_client(args.port, int(args.streams), args.tokens, args.apart_s)
-    elif args.role == "askers":
-        run_askers(args.port, args.requests, float(args.rates))
     else:
         report(args)
 
@@ -430,25 +333,9 @@ def report(args: argparse.Namespace) -> None:
         f"idle: server {quiet['server_cores']:.2%} and engine {quiet['engine_cores']:.2%} of a core (together at most "
         f"{IDLE_TARGET:.0%})\nfirst byte at 32 streams: at most {FIRST_BYTE_TARGET_MS:g} ms over the engine's own"
     )
-    refusals: list[dict[str, float]] = []
-    if args.requests:
-
-        def run_overload(port: int, pids: tuple[int, int]) -> None:
-            for rate in map(float, args.rates.split(",")):
-                refusals.append(row := overload(port, pids, 10.0, args.requests, rate))
-                print(
-                    f"{args.requests} requests in {row['sent_s']:.1f} s: {row['accepted']} finished, at "
-                    f"{row['goodput']:.1%} of the engine's pace (at least {GOODPUT_TARGET:.0%}); the others refused, "
-                    f"p50 {row['refused_p50_ms']:.1f} ms, p99 {row['refused_p99_ms']:.1f} ms (at most "
-                    f"{REFUSED_TARGET_MS:g}); server {row['server_us_each']:.0f} us a request",
-                    flush=True,
-                )
-
-        with_server(10.0, run_overload, ROOM)
     if args.out:
         machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
         document = {"schema": "aphrodite.bench.serving/1", "machine": machine, "results": rows, "idle": quiet}
-        document["overload"] = refusals
         args.out.write_text(json.dumps(document, indent=1))
 
 

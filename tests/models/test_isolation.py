@@ -76,9 +76,9 @@ def preempted(llm: LLM, asked: SamplingParams) -> list[list[int]]:
 
     def spy(self: Scheduler) -> Any:
         seen.update((seq.request.request_id, seq) for seq in self.live())
-        victim = min(self._running, key=lambda seq: seq.num_preemptions, default=None)
+        victim = min(self._lifecycle.running, key=lambda seq: seq.num_preemptions, default=None)
         if victim is not None and victim.num_preemptions < 3 and next(ticks) % 2 == 1:
-            self._preempt(victim)
+            self._lifecycle.preempt(victim)
             self.reset_prefix_cache()
             self.check()
         return schedule(self)

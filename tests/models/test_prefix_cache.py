@@ -125,9 +125,9 @@ def preempt_often(monkeypatch: pytest.MonkeyPatch) -> dict[str, Sequence]:
 
     def spy(self: Scheduler) -> Any:
         seen.update((seq.request.request_id, seq) for seq in self.live())
-        victim = min(self._running, key=lambda seq: seq.num_preemptions, default=None)
+        victim = min(self._lifecycle.running, key=lambda seq: seq.num_preemptions, default=None)
         if victim is not None and victim.num_preemptions < 3:
-            self._preempt(victim)
+            self._lifecycle.preempt(victim)
         self.check()
         return schedule(self)
 

@@ -15,7 +15,7 @@ import pytest
 from aphrodite import LLM, SamplingParams
 from aphrodite.engine.engine import Engine
 from aphrodite.errors import UsageError
-from aphrodite.sched.scheduler import Scheduler
+from aphrodite.sched.lifecycle import Lifecycle
 from aphrodite.types.outputs import CompletionOutput
 from tests.support.checkpoints import EOS, Checkpoints
 from tests.support.engines import engine, watch_preemption
@@ -90,15 +90,15 @@ def greedy(llm: LLM, reference: Reference, prompts: Sequence[Sequence[int]] = PR
 def crossings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Each request that starts over in another regime, and its tokens."""
     seen: list[tuple[str, int]] = []
-    original = Scheduler._start_over
+    original = Lifecycle.start_over
 
-    def spy(self: Scheduler, seq: Any) -> None:
+    def spy(self: Lifecycle, seq: Any) -> None:
         before = seq.regime
         original(self, seq)
         if seq.regime != before:
             seen.append((seq.request.request_id, len(seq.tokens)))
 
-    monkeypatch.setattr(Scheduler, "_start_over", spy)
+    monkeypatch.setattr(Lifecycle, "start_over", spy)
     return seen
 
 

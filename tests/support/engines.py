@@ -12,7 +12,7 @@ import pytest
 from aphrodite import LLM
 from aphrodite.engine.engine import Engine
 from aphrodite.kv.pool import BlockPool
-from aphrodite.sched.scheduler import Scheduler
+from aphrodite.sched.lifecycle import Lifecycle
 from tests.support.devices import block_size
 
 
@@ -66,16 +66,16 @@ def check_idle(llm: LLM) -> None:
 
 
 def watch_preemption(patch: pytest.MonkeyPatch) -> list[int]:
-    """Tokens that a sequence had drawn, for each that is preempted from now on; the scheduler's books are checked."""
+    """Tokens that a sequence had drawn, for each that is preempted from now on; the books are checked."""
     preempted: list[int] = []
-    original = Scheduler._preempt
+    original = Lifecycle.preempt
 
-    def spy(self: Scheduler, seq: Any) -> None:
+    def spy(self: Lifecycle, seq: Any) -> None:
         preempted.append(seq.num_output)
         original(self, seq)
-        self.check()
+        self.check(num_in_flight=0)  # nobody is preempted beside a step in flight
 
-    patch.setattr(Scheduler, "_preempt", spy)
+    patch.setattr(Lifecycle, "preempt", spy)
     return preempted
 
 

@@ -24,7 +24,9 @@ from aphrodite.ops.table import COMPOSITES
 from aphrodite.platform.layout import KVLayout
 from aphrodite.platform.spi import Limits, Platform
 from aphrodite.program.explain import count_torch_forms
-from aphrodite.program.planner import Plan, Planner, Rules
+from aphrodite.program.plan import Plan
+from aphrodite.program.planner import Planner
+from aphrodite.program.rules import Rules
 from aphrodite.resolve import CORE, Reasons, choose_device, choose_dtype, find_plugins, read_model
 from aphrodite.sampling.program import Variant, record
 from aphrodite.sizes import Allowance, Sizes, Taken, choose_sizes

@@ -18,7 +18,7 @@ from aphrodite.models.fallback.run import Modules
 from aphrodite.platform.exhaustion import is_out_of_memory
 from aphrodite.platform.layout import Rows
 from aphrodite.platform.spi import Stream
-from aphrodite.program.planner import Plan
+from aphrodite.program.plan import Plan
 from aphrodite.program.replay import BoundProgram
 from aphrodite.program.trace import Program
 from aphrodite.program.values import ConstantRef, KVRef, ModulesRef, Ref, RowsRef, WeightRef

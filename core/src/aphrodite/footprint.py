@@ -11,7 +11,7 @@ from aphrodite.ops.kernel import Dims
 from aphrodite.platform.dtypes import ITEMSIZE
 from aphrodite.platform.layout import WeightLayout
 from aphrodite.program.buffers import plan_arena
-from aphrodite.program.planner import Plan
+from aphrodite.program.plan import Plan
 from aphrodite.program.values import ConstantRef
 from aphrodite.runner.programs import record_updates
 from aphrodite.runner.rows import RowTable

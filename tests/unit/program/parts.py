@@ -16,8 +16,9 @@ from aphrodite.ops.table import COMPOSITES
 from aphrodite.platform.layout import NHD, PLAIN, KVLayout, Packed, Rows, WeightLayout
 from aphrodite.platform.spi import DeviceInfo, Limits
 from aphrodite.platform.torch_platform import TorchPlatform
-from aphrodite.program.planner import Planner, Rules
+from aphrodite.program.planner import Planner
 from aphrodite.program.replay import BoundProgram
+from aphrodite.program.rules import Rules
 from aphrodite.program.trace import Program
 from aphrodite.program.values import ConstantRef, KVRef, Ref, RowsRef, WeightRef
 from aphrodite.runner.rows import RowTable

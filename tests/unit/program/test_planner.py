@@ -13,7 +13,10 @@ from aphrodite.ops.kernel import NATIVE, PORTABLE, SPECIALISED, Dims, Flag, Kern
 from aphrodite.ops.table import OPS
 from aphrodite.platform.layout import WeightLayout
 from aphrodite.platform.spi import Limits
-from aphrodite.program.planner import Plan, Planner, buckets, torch_forms
+from aphrodite.program.buckets import Buckets, buckets
+from aphrodite.program.plan import Plan
+from aphrodite.program.planner import Planner
+from aphrodite.program.selection import torch_forms
 from tests.unit.program.parts import BOUNDS, at, forward, planner, stub
 
 EVERY = {name: op.schema.features for name, op in OPS.items()}
@@ -56,7 +59,7 @@ def test_the_higher_tier_wins_then_the_lower_name() -> None:
     ]
     assert set(chosen(planned(*kernels), "rms_norm")) == {"acme.bb"}
     assert set(chosen(planned(*kernels, stub("rms_norm@1", "acme.zzz", tier=SPECIALISED)), "rms_norm")) == {"acme.zzz"}
-    _, verdicts = planner(kernels).decide(forward()[1].calls[4], BOUNDS, "plain")
+    _, verdicts = planner(kernels).selector.decide(forward()[1].calls[4], BOUNDS, "plain")
     assert [(v.provider, v.chosen) for v in verdicts] == [
         ("acme.bb", True), ("acme.zz", False), ("acme.aa", False), ("reference", False),
     ]  # fmt: skip
@@ -125,8 +128,8 @@ def test_buckets_are_powers_of_two_or_those_listed_and_always_the_bound() -> Non
     assert buckets(16) == (1, 2, 4, 8, 16) and buckets(17) == (1, 2, 4, 8, 16, 17)
     assert buckets(1) == (1,) and buckets(0) == (0,)
     assert buckets(100, (64, 16, 128)) == (16, 64, 100)
-    p = planner(bounds=Dims(16, 4, 8, 64, 16, 32))
-    assert p.bucket(Dims(T=9, S=3, R=1, max_q=16, max_k=20)) == Dims(16, 4, 1, 1, 16, 32)
+    sizes = Buckets(Dims(16, 4, 8, 64, 16, 32))
+    assert sizes.of(Dims(T=9, S=3, R=1, max_q=16, max_k=20)) == Dims(16, 4, 1, 1, 16, 32)
 
 
 def test_the_host_bounds_are_thresholds_of_attention() -> None:
@@ -145,7 +148,7 @@ def test_a_predicate_is_asked_at_every_bucket_and_its_reason_shown() -> None:
         "reference",
         "acme.odd",
     ]
-    _, verdicts = plan.planner.decide(plan.program.calls[4], at(T=4), "plain")
+    _, verdicts = plan.selector.decide(plan.program.calls[4], at(T=4), "plain")
     assert verdicts[0].reason == "T=4 is 4"
 
 
@@ -163,7 +166,7 @@ def test_a_predicate_is_asked_at_every_bucket_and_its_reason_shown() -> None:
 def test_a_refusal_is_a_sentence_about_the_site(where: C, refusal: str) -> None:
     plan = planned(stub("attn_paged@1", "acme.flash", where=where))
     call = next(c for c in plan.program.calls if c.op.name == "attn_paged@1")
-    _, verdicts = plan.planner.decide(call, BOUNDS, "plain")
+    _, verdicts = plan.selector.decide(call, BOUNDS, "plain")
     assert (verdicts[0].provider, verdicts[0].chosen, verdicts[0].reason) == ("acme.flash", False, refusal)
     assert verdicts[1].provider == "portable" and verdicts[1].chosen
 
@@ -177,7 +180,7 @@ def test_features_in_use_must_be_declared() -> None:
     served = {b.call.site: b.kernel.provider for b in plan.at(BOUNDS) if b.call.op.name == "linear@1"}
     assert served["layers.0.attention.qkv"] == "acme.wide" and served["layers.0.attention.out"] == "acme.plain"
     call = next(c for c in plan.program.calls if c.site == "layers.0.attention.qkv")
-    assert plan.planner.decide(call, BOUNDS, "plain")[1][0].reason == "feature bias not supported"
+    assert plan.selector.decide(call, BOUNDS, "plain")[1][0].reason == "feature bias not supported"
 
 
 def test_torch_forms_serve_every_feature_and_read_plain_weights_only() -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sized
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -16,7 +18,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from aphrodite.kv.manager import KVCacheManager
+from aphrodite.sched.batcher import Batcher
+from aphrodite.sched.lifecycle import Lifecycle
 from aphrodite.sched.plan import StepPlan
+from aphrodite.sched.regimes import Regimes
 from aphrodite.sched.scheduler import Budget, Scheduler
 from aphrodite.types.request import Sequence, Status
 from tests.unit.sched.world import FULL, World, continuation, sliding
@@ -64,14 +70,37 @@ MUST_OCCUR = (
 )
 
 
-class Watched(Scheduler):
-    """A scheduler that says why somebody starts over."""
+class WatchedLifecycle(Lifecycle):
+    """Says why somebody starts over or fails."""
+
+    seen: Counter[str]
+    in_flight: Sized
+
+    def start_over(self, seq: Sequence) -> None:
+        before = seq.regime
+        super().start_over(seq)
+        if seq.regime != before:
+            self.seen["crossings into another regime"] += 1
+            self.seen["crossings while another step was in flight"] += bool(self.in_flight)
+
+    def preempt(self, seq: Sequence) -> None:
+        adopted = seq.num_adopted > 0  # who may not read the cache has adopted nothing, once it has started over
+        super().preempt(seq)
+        self.seen["no numbers: computed again without the cache"] += adopted and not seq.reads_cache
+
+    def finish(self, seq: Sequence, reason: str | None) -> None:
+        super().finish(seq, reason)
+        self.seen["no numbers: failed"] += reason == "error" and seq.error is None
+
+
+class WatchedBatcher(Batcher):
+    """Says why somebody is preempted."""
 
     seen: Counter[str]
 
-    def _make_way(self) -> None:
+    def _make_way(self, budget: Budget) -> None:
         before = self._count()
-        super()._make_way()
+        super()._make_way(budget)
         self.seen["preempted for a higher priority"] += self._count() - before
 
     def _make_room(self, seq: Sequence, num_tokens: int, plan: StepPlan) -> bool:
@@ -83,21 +112,21 @@ class Watched(Scheduler):
             self.seen["blocks given back behind a window"] += sum(table.count(0) for table in seq.blocks) - sum(zeros)
         return has_room
 
-    def _start_over(self, seq: Sequence) -> None:
-        before = seq.regime
-        super()._start_over(seq)
-        if seq.regime != before:
-            self.seen["crossings into another regime"] += 1
-            self.seen["crossings while another step was in flight"] += bool(self._in_flight)
-
-    def _drop(self, bad: list[Sequence]) -> None:
-        super()._drop(bad)
-        failed = sum(seq.finish_reason == "error" for seq in bad)
-        self.seen["no numbers: failed"] += failed
-        self.seen["no numbers: computed again without the cache"] += len(bad) - failed
-
     def _count(self) -> int:
-        return sum(seq.num_preemptions for seq in self.live())
+        return self._lifecycle.stats().num_preemptions
+
+
+class Watched(Scheduler):
+    """A scheduler of watched parts."""
+
+    def __init__(
+        self, kv: KVCacheManager, budget: Budget, policy: str, regimes: tuple[int, ...], *, seen: Counter[str]
+    ) -> None:
+        super().__init__(kv, budget, policy, regimes)
+        lifecycle = WatchedLifecycle(kv, budget.num_seqs, policy, Regimes(regimes))
+        lifecycle.in_flight = self._in_flight
+        self._lifecycle, self._batcher = lifecycle, WatchedBatcher(lifecycle)
+        lifecycle.seen = self._batcher.seen = seen
 
 
 class Life(RuleBasedStateMachine):
@@ -135,9 +164,8 @@ class Life(RuleBasedStateMachine):
             policy=policy,
             steps_in_flight=steps_in_flight,
             regimes=regimes,
-            scheduler=Watched,
+            scheduler=partial(Watched, seen=self.seen),
         )
-        self.world.scheduler.seen = self.seen  # type: ignore[attr-defined]
         self.asked: list[tuple[Sequence, list[int], int]] = []
         self.aborted: set[str] = set()
         self.short: set[str] = set()  # who ended for want of memory
@@ -196,7 +224,7 @@ class Life(RuleBasedStateMachine):
         for place in range(self.world.budget.num_seqs):
             self.add_one([place, *trunk[:2]], 12, priority=2)
         for _ in range(40):
-            if self.world.scheduler._rows.num_free:
+            if self.world.scheduler._lifecycle.rows.num_free:
                 self.step()
         self.add_one([8, *trunk[:length]], max_tokens, priority=-1)
         self.step()
@@ -313,7 +341,7 @@ class Life(RuleBasedStateMachine):
             return
         self.world.flights.append((plan, self.world.run(plan)))
         self.world.steps += 1
-        rows = self.world.scheduler._rows
+        rows = self.world.scheduler._lifecycle.rows
         alive = rows.epochs[plan.rows] == plan.epochs
         members = [rows.at(row) for row in plan.rows[alive].tolist()]
         stopped = [seq for seq in members if several or seq is members[0]]
@@ -339,7 +367,7 @@ class Life(RuleBasedStateMachine):
     def preempt(self, pick: int) -> None:
         running = [seq for seq in self.world.scheduler.live() if seq.status is Status.RUNNING]
         if running:
-            self.world.scheduler._preempt(running[pick % len(running)])
+            self.world.scheduler._lifecycle.preempt(running[pick % len(running)])
             self.world.scheduler.check()
             self.seen["preempted at any moment"] += 1
 
@@ -360,8 +388,8 @@ class Life(RuleBasedStateMachine):
         if seq.status is not Status.RUNNING:
             self.seen[f"{what} while {seq.status.value}"] += 1
         else:
-            partial = seq.row in self.world.scheduler._partial
-            self.seen[f"{what} in the middle of its prompt" if partial else f"{what} while decoding"] += 1
+            in_prompt = seq.row in self.world.scheduler._lifecycle.rows.partial
+            self.seen[f"{what} in the middle of its prompt" if in_prompt else f"{what} while decoding"] += 1
             rows = [plan.rows.tolist() for plan, _ in self.world.flights]
             self.seen[f"{what} with its step in flight"] += any(seq.row in some for some in rows)
 

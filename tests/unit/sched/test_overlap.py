@@ -79,7 +79,7 @@ def test_rule_1_results_of_an_older_epoch_are_dropped(how: str) -> None:
     elif how == "abort":
         world.scheduler.abort(seq.request.request_id)
     elif how == "preempt":
-        world.scheduler._preempt(seq)
+        world.scheduler._lifecycle.preempt(seq)
     else:
         world.scheduler.fail()
         world.flights.clear()

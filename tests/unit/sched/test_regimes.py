@@ -131,7 +131,7 @@ def test_a_failure_or_a_preemption_around_the_boundary_changes_nothing(steps_in_
         else:
             for seq in seqs:
                 if seq.status is Status.RUNNING:
-                    world.scheduler._preempt(seq)
+                    world.scheduler._lifecycle.preempt(seq)
         world.scheduler.check()
         world.drain()
         assert [seq.tokens for seq in seqs] == [continuation(PROMPT[:length], 7) for length in (4, 5, 6)]

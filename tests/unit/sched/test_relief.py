@@ -58,7 +58,7 @@ def test_a_second_time_in_a_row_ends_the_longest_of_the_step_and_nobody_else(ste
 
     def holds(plan: SchedulerOutput) -> bool:
         rows = {seq.row: seq for seq in found.scheduler.live()}
-        computed = found.scheduler._rows.computed
+        computed = found.scheduler._lifecycle.rows.computed
         steps.append([(int(computed[row]), rows[row].request.request_id) for row in plan.rows.tolist()])
         return len(steps) not in (number, number + 1)
 

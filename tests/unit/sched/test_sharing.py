@@ -214,7 +214,7 @@ def test_who_comes_back_goes_before_later_ones_that_decode_the_budget_away() -> 
     for _ in range(10):
         world.step()
     known = first.num_output
-    world.scheduler._preempt(first)
+    world.scheduler._lifecycle.preempt(first)
     for _ in range(2 + known):
         world.step()
     assert first.num_output > known, "two tokens a step, all of them its own until it decodes again"
@@ -227,7 +227,7 @@ def test_who_comes_back_goes_before_later_ones_that_decode_the_budget_away() -> 
 
 def num_prefixes(world: World, shared: int) -> int:
     """Different first `shared` blocks of running sequences; those of the same must be neighbours in the order."""
-    members = world.scheduler._rows.members.seqs
+    members = world.scheduler._lifecycle.rows.members.seqs
     heads = [tuple(seq.blocks[0][:shared]) for seq in members]
     assert len([head for head, _ in itertools.groupby(heads)]) == len(set(heads))
     return len(set(heads))
@@ -243,10 +243,10 @@ def test_rows_that_share_a_prefix_stand_together_whoever_comes_and_goes(steps_in
         trunk = trunks[number * 7 // 3 % 3]
         seqs.append(world.add([*trunk, 10 + number % 5, number], 3 + number % 7))
         world.step()
-        seen.append((num_prefixes(world, 4), len(world.scheduler._running)))
+        seen.append((num_prefixes(world, 4), len(world.scheduler._lifecycle.running)))
         plan = world.flights[-1][0] if world.flights else None
         if plan is not None:
-            place = {row: index for index, row in enumerate(world.scheduler._rows._by_prefix)}
+            place = {row: index for index, row in enumerate(world.scheduler._lifecycle.rows._by_prefix)}
             order = [place[row] for row in plan.rows.tolist() if row in place]
             assert order == sorted(order), "a step has the rows in that order"
         if number % 6 == 5:

@@ -180,7 +180,7 @@ class World:
         policy: str = "fcfs",
         steps_in_flight: int = 0,
         regimes: tuple[int, ...] = (),
-        scheduler: type[Scheduler] = Scheduler,
+        scheduler: Callable[..., Scheduler] = Scheduler,
     ) -> None:
         self.budget = budget or Budget(num_tokens=8, num_seqs=3, num_logits=6)
         self.kv = KVCacheManager(KVPlan(groups, block_size, num_blocks))

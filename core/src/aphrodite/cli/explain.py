@@ -12,7 +12,7 @@ from aphrodite.config.engine import config_from
 from aphrodite.errors import UsageError
 from aphrodite.ops.table import COMPOSITES, OPS
 from aphrodite.program.explain import SiteReport, count_torch_forms, explain
-from aphrodite.program.planner import Plan
+from aphrodite.program.plan import Plan
 from aphrodite.runner.programs import record_updates, record_zeroing
 from aphrodite.sampling.program import Variant, record
 

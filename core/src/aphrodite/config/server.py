@@ -80,6 +80,8 @@ class ServerConfig(Section):
     ssl_keyfile: str | None = setting(None, "Key of the certificate, for HTTPS.", metavar="PATH")
     ssl_certfile: str | None = setting(None, "Certificate, for HTTPS.", metavar="PATH")
     max_body_bytes: int = setting(2 << 20, "Most bytes of a request's body.", low=1024)
-    log_requests: bool = setting(True, "Log a line for each request, without what it says.")
+    log_requests: bool = setting(
+        True, "Log a line for each request, without what it says; one a second for those that a full queue refuses."
+    )
     log_format: str = setting("auto", "Log lines: text, json; auto: text on a terminal.", choices=LOG_FORMS)
     metrics_compat: str = setting("vllm", "Show metrics under another server's names too.", choices=METRICS_COMPAT)

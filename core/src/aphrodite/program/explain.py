@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from aphrodite.ops.kernel import Dims, Extent
-from aphrodite.program.planner import Plan, Verdict
+from aphrodite.program.plan import Plan
+from aphrodite.program.selection import Verdict
 from aphrodite.program.trace import Call
 
 
@@ -42,7 +43,7 @@ def explain(plan: Plan) -> list[SiteReport]:
     """All distinct sites of a planned Program, in order of first appearance."""
     groups: dict[Any, list[tuple[int, Call]]] = {}
     for index, call in enumerate(plan.program.calls):
-        for _, whole in plan.matches_at(index):
+        for _, whole in plan.matches.at(index):
             groups.setdefault(_key(plan, whole), []).append((index, whole))
         groups.setdefault(_key(plan, call), []).append((index, call))
     return [_report(plan, members) for members in groups.values()]
@@ -50,7 +51,7 @@ def explain(plan: Plan) -> list[SiteReport]:
 
 def count_torch_forms(plan: Plan) -> tuple[int, int]:
     """Sites served by a torch form at the largest sizes, and sites in all."""
-    bound = plan.at(plan.planner.bounds)
+    bound = plan.at(plan.bounds)
     return sum(piece.falls_back for piece in bound), len(bound)
 
 
@@ -76,11 +77,11 @@ def _report(plan: Plan, members: list[tuple[int, Call]]) -> SiteReport:
 
 def _choices(plan: Plan, call: Call) -> list[Range]:
     """One Range for each set of verdicts that agree on who is chosen, in the order of the sizes."""
-    sizes = plan.planner.sizes(call)
+    sizes = plan.selector.sizes(call)
     varying = [i for i in range(len(Dims._fields)) if len({dims[i] for dims in sizes}) > 1]
     groups: dict[tuple[tuple[str, bool], ...], list[tuple[Dims, tuple[Verdict, ...]]]] = {}
     for dims in sizes:
-        verdicts = tuple(plan.planner.decide(call, dims, plan.layout_of(call))[1])
+        verdicts = tuple(plan.selector.decide(call, dims, plan.layout_of(call))[1])
         groups.setdefault(tuple((v.provider, v.chosen) for v in verdicts), []).append((dims, verdicts))
     return [Range(_label([dims for dims, _ in found], sizes, varying), found[-1][1]) for found in groups.values()]
 

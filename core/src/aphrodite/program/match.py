@@ -9,6 +9,7 @@ from typing import Any
 
 from aphrodite.ops.composite import Composite
 from aphrodite.ops.op import Op
+from aphrodite.program.buffers import lifetimes
 from aphrodite.program.trace import Call, describe
 from aphrodite.program.values import Argument, Value
 
@@ -90,6 +91,33 @@ class Pattern:
         schema = self.composite.schema
         op = Op(self.composite.name, schema, _no_reference, self.composite.doc)
         return Call(op, run[0].site, args, describe(schema, args))
+
+
+class Matches:
+    """Where composites could stand in a Program.
+
+    patterns  of those that could, in the order they are tried
+    """
+
+    def __init__(self, patterns: Sequence[Pattern], calls: Sequence[Call]) -> None:
+        last_use = {value: last for value, (_, last) in lifetimes(calls).items()}
+        self._at: list[list[tuple[int, Call]]] = [[] for _ in calls]
+        self._around: list[list[Call]] = [[] for _ in calls]
+        for start in range(len(calls)):
+            for pattern in patterns:
+                whole = pattern.match(calls, start, last_use)
+                if whole is not None:
+                    self._at[start].append((len(pattern.steps), whole))
+                    for index in range(start, start + len(pattern.steps)):
+                        self._around[index].append(whole)
+
+    def at(self, index: int) -> Sequence[tuple[int, Call]]:
+        """Composites that could begin at a call: (calls covered, the composite's call)."""
+        return self._at[index]
+
+    def around(self, index: int) -> Sequence[Call]:
+        """Composites that a call could be part of."""
+        return self._around[index]
 
 
 def _no_reference(*args: object) -> None:

@@ -11,9 +11,8 @@ from aphrodite.ops.op import HOST_BOUNDS, declared
 from aphrodite.platform.dtypes import ITEMSIZE
 from aphrodite.platform.layout import Packed
 from aphrodite.platform.spi import Platform, Stream
-from aphrodite.program.planner import Bound, Plan
-from aphrodite.program.space import blame
-from aphrodite.program.trace import Call
+from aphrodite.program.bound import Bound, blame
+from aphrodite.program.plan import Plan
 from aphrodite.program.values import Argument, Ref, Value
 
 _CUTS_KEPT = 64  # sizes whose cut arguments a function kernel remembers; steady decode needs one
@@ -40,7 +39,7 @@ class BoundProgram:
         self._stream = stream
         self._resolve = resolve
         self.externals = externals
-        self._bounds = plan.planner.bounds
+        self._bounds = plan.bounds
         choices = {(b.start, b.stop, b.kernel.provider): b for b in plan.choices()}
         self._space = plan.space
         self._layout = plan.space.arena
@@ -57,7 +56,7 @@ class BoundProgram:
 
     def replay(self, dims: Dims, start: int = 0, stop: int | None = None) -> None:
         """Run every call for a step of these sizes, in stream order; or calls [start, stop) alone."""
-        key = (self.plan.planner.bucket(dims), start, stop)
+        key = (self.plan.selector.buckets.of(dims), start, stop)
         runs = self._runs.get(key)
         if runs is None:
             runs = self._runs[key] = tuple(self._run(bound) for bound in self._pieces(dims, start, stop))
@@ -95,9 +94,6 @@ class BoundProgram:
                 )
             yield bound
 
-    def _facts(self, call: Call) -> dict[str, Any]:
-        return self.plan.planner.facts(call, self._bounds, self.plan.layout_of(call))
-
     def _bind(self, bound: Bound) -> Run:
         call, kernel = bound.call, bound.kernel
         kinds = {arg.name: arg.kind for arg in call.op.schema.args}
@@ -112,7 +108,7 @@ class BoundProgram:
             args,
             extents,
             self._bounds,
-            self._facts(call),
+            self.plan.facts(call),
             self._scratch(bound),
             self._zeroed,
             self._stream,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from aphrodite.ops.kernel import Dims, Extent, Kernel
+from aphrodite.program.buckets import Buckets
 from aphrodite.program.trace import Call
 
 
@@ -30,18 +30,14 @@ class Site:
 
 
 class Sites:
-    """The sites of a planner's calls.
+    """The sites of all calls that a selector meets.
 
     kernels  candidates by operation name; their constraints say which sizes matter
-    buckets  by the name of the size
     """
 
-    def __init__(
-        self, kernels: Mapping[str, Sequence[Kernel]], buckets: Mapping[str, Sequence[int]], bounds: Dims
-    ) -> None:
+    def __init__(self, kernels: Mapping[str, Sequence[Kernel]], buckets: Buckets) -> None:
         self._kernels = kernels
         self._buckets = buckets
-        self._bounds = bounds
         self._by_facts: dict[Any, Site] = {}
         self._by_call: dict[int, tuple[Call, Site]] = {}
 
@@ -58,9 +54,7 @@ class Sites:
 
     def sizes(self, calls: Iterable[Call]) -> list[Dims]:
         """Every bucket at which some choice among these calls may differ; sizes that matter to none at their bound."""
-        mentioned = {i for call in calls for i in self.of(call).mentioned}
-        axes = [self._buckets[name] if i in mentioned else (self._bounds[i],) for i, name in enumerate(Dims._fields)]
-        return [Dims(*sizes) for sizes in itertools.product(*axes)]
+        return self._buckets.across({i for call in calls for i in self.of(call).mentioned})
 
     def _mentioned(self, call: Call) -> tuple[int, ...]:
         found: set[str] = set()

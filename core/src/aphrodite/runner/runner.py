@@ -94,7 +94,7 @@ class ModelRunner:
             max_k=plan.max_k,
         )
         if self._pad:
-            dims = self._programs.forward.plan.planner.bucket(dims)
+            dims = self._programs.forward.plan.selector.buckets.of(dims)
         self._graphs.replay(self._programs.forward, dims)
         return Step(plan, dims, num_logits)
 

@@ -47,6 +47,7 @@ class Rows:
     decoding  the next step computes exactly one token, the one drawn last, whose value the device alone needs: nothing
               about it needs Python until it stops or its blocks are full, and only then is Sequence.num_computed
               brought up to `computed`
+    partial   rows that are in the middle of known tokens: Python looks at each of them
     logprobs  log-probabilities it wants of drawn tokens, -1 for none
     stages    [num_rows, 4]: which of STAGES its draws need
     """
@@ -57,6 +58,7 @@ class Rows:
         self.epochs, self.settled, self.known, self.computed = np.zeros((4, num_rows), np.int32)
         self.limit, self.room, self.logprobs = np.zeros((3, num_rows), np.int32)
         self.decoding = np.zeros(num_rows, np.bool_)
+        self.partial: set[int] = set()
         self.stages = np.zeros((num_rows, len(STAGES)), np.bool_)
         self._free = list(range(num_rows - 1, -1, -1))
         self._by_prefix: list[int] = []
@@ -95,6 +97,7 @@ class Rows:
         shaping = seq.request.shaping
         self.stages[row] = sampling.temperature > 0, shaping.truncates, shaping.edits, shaping.penalises
         self.decoding[row] = False
+        self.partial.add(row)
         self.logprobs[row] = -1 if sampling.logprobs is None else sampling.logprobs
         self.stops.add(seq)
         prefix = list(seq.blocks[0])  # as it is now: a place in the order is kept
@@ -108,6 +111,7 @@ class Rows:
         row, seq.row = seq.row, -1
         self.seqs[row] = None
         self.decoding[row] = False
+        self.partial.discard(row)
         self.epochs[row] += 1
         self.stops.remove(seq)
         self._free.append(row)
@@ -145,4 +149,8 @@ class Rows:
             assert 0 <= self.computed[row] - seq.num_computed <= block_size
             assert self.room[row] == len(seq.blocks[0]) * block_size >= self.computed[row]
             assert not self.decoding[row] or self.known[row] - self.computed[row] == 1
+            pending = self.computed[row] < self.settled[row] and not self.decoding[row]
+            assert pending == (row in self.partial)
+            assert not pending or seq.num_computed == self.computed[row]
         assert np.count_nonzero(self.decoding) <= len(running)
+        assert self.partial <= rows

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aphrodite.server.body import Limits, read_body
-from aphrodite.server.dialect import IGNORED_HEADER, Access, Call, Dialect, Json, Reply, Route, Stream, written
+from aphrodite.server.dialect import IGNORED_HEADER, Access, Call, Dialect, Json, Reply, Route, Stream, refusal
 from aphrodite.server.errors import ApiError, too_slow
 from aphrodite.server.keys import Keys, presented
 from aphrodite.server.logs import AccessLog
@@ -26,8 +26,7 @@ from aphrodite.server.service import Service
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
-Whole = tuple[int, list[tuple[bytes, bytes]], bytes]
-"""An answer that is not sent in parts: status, headers, body."""
+ENTRY = "aphrodite.entry"  # in a scope's extensions: what counts a generation until its sequences are counted
 
 _FIT_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _STALL_S = 60.0  # a frame that is not taken in that time is the last one
@@ -71,13 +70,6 @@ class App:
             return
         exchange = _Exchange(self, scope, receive, send)
         await exchange.run()
-
-    def at_once(self, scope: Scope) -> Whole | None:
-        """The answer to a request that its head alone decides: while there is room for no sequence, a generation is
-        refused without a task of its own, so that thousands of refusals hold up nobody. None for any other."""
-        if scope["method"] != "POST" or not self._service.admission.is_full:
-            return None
-        return _Exchange(self, scope, _nothing, _nothing).refusal()
 
     @property
     def settings(self) -> AppSettings:
@@ -141,19 +133,8 @@ class _Exchange:
                 self._watcher.cancel()
             if self._stall_timer is not None:
                 self._stall_timer.cancel()
+            self._leave_door()
             self._note()
-
-    def refusal(self) -> Whole | None:
-        """The answer, if the head alone decides that there is an error."""
-        try:
-            self._route()
-        except ApiError as error:
-            reply = self._error(error)
-            headers, data = _whole(reply, {})
-            self._status = reply.status
-            self._note()
-            return reply.status, self._encoded(headers), data
-        return None
 
     def _note(self) -> None:
         """Count and log what was answered."""
@@ -161,6 +142,16 @@ class _Exchange:
         self._app.service.metrics.answered(self._status)
         if not self._is_probe:
             self._app.log.answered(self._id, self._scope["method"], self._scope["path"], self._status, elapsed_s)
+
+    def _begins(self) -> None:
+        """A generation's sequences are counted next, and its client is watched."""
+        self._leave_door()
+        self._watch()
+
+    def _leave_door(self) -> None:
+        entry = self._scope.get("extensions", {}).pop(ENTRY, None)
+        if entry is not None:
+            entry.close()
 
     def _watch(self) -> None:
         """From now on, stop the answer when its client leaves. What is done at once needs no watching."""
@@ -210,9 +201,7 @@ class _Exchange:
 
     def _error(self, error: Exception) -> Json:
         """An error as an answer."""
-        found = self._app.service.translate(error)
-        reply = self._dialect.error(found, self._id)
-        return Json(reply.data, reply.status, {**found.reply_headers(), **reply.headers}, reply.content_type)
+        return refusal(self._dialect, self._app.service.translate(error), self._id)
 
     async def _admitted(self) -> tuple[Route, Call]:
         """The route of a request that may be handled, and its call. ApiError for any other."""
@@ -231,7 +220,7 @@ class _Exchange:
             tenant,
             (),
             body,
-            self._watch,
+            self._begins,
         )
 
     def _route(self) -> tuple[Route, dict[str, str], str | None]:
@@ -249,8 +238,11 @@ class _Exchange:
         if route is None:
             allowed = ", ".join(sorted(by_method))
             raise ApiError(405, "method_not_allowed", f"{_shown(path)} takes {allowed}", headers={"allow": allowed})
-        if route.generates:
-            self._app.service.check_room()
+        service = self._app.service
+        if route.generates and service.admission.is_full:
+            error = service.no_room()
+            service.metrics.no_room(error)
+            raise error
         return route, params, tenant
 
     def _path(self, root_path: str) -> str:
@@ -289,8 +281,8 @@ class _Exchange:
             await self._send_stream(reply, ignored)
 
     async def _send_json(self, reply: Json, ignored: Mapping[str, str]) -> None:
-        headers, data = _whole(reply, ignored)
-        await self._send_head(reply.status, headers)
+        headers, data = reply.parts()
+        await self._send_head(reply.status, {**headers, **ignored})
         await self._send_body(data, more=False)
 
     async def _send_stream(self, reply: Stream, ignored: Mapping[str, str]) -> None:
@@ -367,19 +359,6 @@ class _Exchange:
             "access-control-max-age": "600",
         }
         return True
-
-
-def _whole(reply: Json, ignored: Mapping[str, str]) -> tuple[dict[str, str], bytes]:
-    """A whole answer's own headers, and its body."""
-    data = reply.data if isinstance(reply.data, bytes) else written(reply.data)
-    headers = {**reply.headers, **ignored}
-    if reply.status != 204:
-        headers |= {"content-type": reply.content_type, "content-length": str(len(data))}
-    return headers, data
-
-
-async def _nothing(*given: Any) -> None:
-    """Nothing is received or sent."""
 
 
 def _unauthorized() -> ApiError:

@@ -40,6 +40,13 @@ class Json:
     headers: Mapping[str, str] = field(default_factory=dict)
     content_type: str = "application/json"
 
+    def parts(self) -> tuple[dict[str, str], bytes]:
+        """Headers and body."""
+        if self.status == 204:
+            return dict(self.headers), b""
+        data = self.data if isinstance(self.data, bytes) else written(self.data)
+        return {**self.headers, "content-type": self.content_type, "content-length": str(len(data))}, data
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -140,6 +147,12 @@ class Dialect(Protocol):
 
     def broken(self, error: ApiError, request_id: str) -> bytes:
         """An error as the last frame of a stream that has begun."""
+
+
+def refusal(dialect: Dialect, error: ApiError, request_id: str) -> Json:
+    """An error as an answer."""
+    reply = dialect.error(error, request_id)
+    return Json(reply.data, reply.status, {**error.reply_headers(), **reply.headers}, reply.content_type)
 
 
 def written(data: Any) -> bytes:

@@ -12,6 +12,7 @@ from uvicorn.server import ServerState
 
 from aphrodite.server.app import App
 from aphrodite.server.body import Limits
+from aphrodite.server.door import Door
 from aphrodite.server.protocol import protocol_factory
 
 _BACKLOG = 4096
@@ -33,7 +34,7 @@ class Listener:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._sockets = sockets
-        self._at_once = app.at_once
+        self._door = Door(app)
         self._tls = tls
         self._limits = limits
         self._config = Config(
@@ -55,7 +56,7 @@ class Listener:
     async def start(self) -> None:
         """Accept connections from now on."""
         loop = asyncio.get_running_loop()
-        make = protocol_factory(self._config, self._state, self._limits, loop, self._at_once)
+        make = protocol_factory(self._config, self._state, self._limits, loop, self._door)
         for sock in self._sockets:
             if sock.family != socket.AF_UNIX:  # connections inherit it
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)

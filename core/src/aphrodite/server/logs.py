@@ -35,6 +35,11 @@ class AccessLog:
             )
             LOG.handle(record)
 
+    def refused(self, count: int, within_s: float) -> None:
+        """So many requests were refused in that time because there was no room."""
+        if self._is_on:
+            LOG.info("%d requests refused within %g s: the queue is full", count, within_s)
+
     def broken(self, request_id: str, error: ApiError) -> None:
         """A stream has ended with an error."""
         LOG.warning("the stream ended: %s: %s", error.code, error.message, extra={"request_id": request_id})

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from aphrodite.types.stats import EngineStats
 
 if TYPE_CHECKING:
+    from aphrodite.server.errors import ApiError
     from aphrodite.server.run import Run
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -49,6 +50,7 @@ class Metrics:
             "aphrodite:request_success", "Requests ended.", [_LABEL, "finished_reason"], registry=self._registry
         )
         self._answers = Counter("aphrodite:http_answers", "Answers by status.", ["status"], registry=self._registry)
+        self._answers_of: dict[int, Counter] = {}  # to find one among labels takes longer than to count
         self._first = self._histogram("time_to_first_token_seconds", "From arrival to the first text.", _SECONDS)
         self._between = self._histogram("inter_token_latency_seconds", "Mean time from token to token.", _SECONDS)
         self._each = self._histogram("time_per_output_token_seconds", "The same, by its older name.", _SECONDS)
@@ -88,9 +90,17 @@ class Metrics:
                     if times.finished_s is not None:
                         self._decode.observe(max(0.0, times.finished_s - times.first_token_s))
 
+    def no_room(self, error: ApiError) -> None:
+        """A request was refused for that while there was room for no sequence."""
+        if error.status == 429:
+            self.refused.inc()
+
     def answered(self, status: int) -> None:
         """An answer was sent; 0: the client left before."""
-        self._answers.labels(str(status or 499)).inc()
+        series = self._answers_of.get(status)
+        if series is None:
+            series = self._answers_of[status] = self._answers.labels(str(status or 499))
+        series.inc()
 
     def bug(self, error: BaseException) -> None:
         """Something went wrong that nobody foresaw."""

@@ -13,11 +13,11 @@ from typing import Any
 import httptools
 import msgspec
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from aphrodite.server.app import Scope, Whole
 from aphrodite.server.body import Limits
+from aphrodite.server.door import Door
 
 _CHECK_S = 1.0
 _LINGER_S = 10.0  # in which a client may still take the last frames of an answer that it has left unread
@@ -49,18 +49,17 @@ class Protocol(HttpToolsProtocol):
         state: ServerState,
         limits: Limits,
         loop: asyncio.AbstractEventLoop,
-        at_once: Callable[[Scope], Whole | None],
+        door: Door,
     ) -> None:
-        """at_once  the answer that a request's head decides; None: the application is to handle it"""
         super().__init__(config, state, {}, loop)
         self._limits = limits
-        self._at_once = at_once
-        self._is_next = False  # whether the request whose head is complete is the next to be answered
+        self._door = door
         self._is_told_again = False  # whether the parser is told of a head for the second time
         self._is_refused = False
         self._refusal: _RefusedError | None = None
         self._num_head_bytes = 0
         self._num_body_bytes = 0
+        self._num_to_skip = 0  # bytes of the body of a request that was refused at the door
         self._in_head = True  # of the next request, or of one that has begun
         self._in_body = False
         self._began_s: float | None = None  # the head, then the body, that is being received
@@ -93,15 +92,11 @@ class Protocol(HttpToolsProtocol):
         """Bytes, of which the parser makes calls to the methods below."""
         if self._is_refused:
             return
-        if self._in_head:
-            self._num_head_bytes += len(data)
-            if self._began_s is None:
-                self._await_bytes()
-        if self._in_body:
-            self._num_body_bytes += len(data)
-        self._unset_keepalive_if_required()
         try:
-            self._parse(data)
+            if self._door.is_shut or self._num_to_skip:
+                data = self._turn_away(data)
+            if data:
+                self._read(data)
         except MemoryError:
             self._refuse(*_NO_MEMORY)
             return
@@ -114,6 +109,66 @@ class Protocol(HttpToolsProtocol):
             return
         if self._in_head and self._num_head_bytes > self._limits.header_bytes + self._limits.url_bytes:
             self._refuse(*self._too_large())
+
+    # ---- requests that are refused at the door ----------------------------------------------------------------------
+
+    def _turn_away(self, data: bytes) -> bytes:
+        """Answer requests that are refused at the door, and skip their bodies. What is left is for the parser, which
+        knows nothing of them."""
+        while data:
+            if self._num_to_skip:
+                skipped = min(self._num_to_skip, len(data))
+                self._num_to_skip -= skipped
+                self._num_body_bytes += skipped
+                data = data[skipped:]
+                if not self._num_to_skip:
+                    self._await_next()
+                continue
+            answered = self._answered is None or self._answered.response_complete
+            is_between = answered and self._in_head and not self._num_head_bytes and not self.pipeline
+            found = None
+            if is_between and self._door.is_shut and not self.flow.write_paused:  # or what is said would pile up
+                found = self._door.refuse(data)
+            if found is None:
+                break
+            self._unset_keepalive_if_required()
+            self.transport.write(found.answer)
+            self._watch_unread()
+            if found.closes:
+                self._rest()
+                self.transport.close()
+                return b""
+            self._num_to_skip = max(0, found.num_bytes - len(data))
+            if self._num_to_skip:
+                self._in_head, self._in_body, self._num_body_bytes = False, True, 0
+                self._await_bytes()
+            else:
+                self._await_next()
+            data = data[found.num_bytes :]
+        return data
+
+    def _await_next(self) -> None:
+        """All of a request is here, and it is answered: the next may come."""
+        self._in_body = False
+        self._in_head = True
+        self._rest()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    # ---- requests that are read -------------------------------------------------------------------------------------
+
+    def _read(self, data: bytes) -> None:
+        """Count bytes, and feed them to the parser."""
+        if self._in_head:
+            self._num_head_bytes += len(data)
+            if self._began_s is None:
+                self._await_bytes()
+        if self._in_body:
+            self._num_body_bytes += len(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
 
     def _parse(self, data: bytes) -> None:
         """Feed the parser. Where a request asks for another protocol, it leaves the rest to that. There is none here:
@@ -170,7 +225,6 @@ class Protocol(HttpToolsProtocol):
         self._in_body = True
         self._began_s = time.monotonic()
         self.scope["extensions"] = {"aphrodite.part": self._part}  # type: ignore[dict-item]
-        self._is_next = True
         try:
             super().on_headers_complete()
         except Exception as error:
@@ -178,41 +232,25 @@ class Protocol(HttpToolsProtocol):
             if isinstance(error, (UnicodeDecodeError, httptools.HttpParserInvalidURLError)):
                 self._give_up(400, "invalid_http", "the target must be a path")
             raise
-        finally:
-            self._is_next = False
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Answer, or let the application do so."""
+        """Let the application answer."""
         self._answered = cycle
-        is_taken = not self.flow.write_paused  # or what is answered at once would pile up
-        found = self._at_once(cycle.scope) if self._is_next and is_taken else None
-        if found is None:
-            super()._start_asgi_task(cycle, app)
-            return
-        status, headers, data = found
-        if cycle.waiting_for_100_continue:
-            cycle.keep_alive = False  # see on_response_complete
-        if not cycle.keep_alive:
-            headers = [*headers, (b"connection", b"close")]
-        lines = b"".join(b"%s: %s\r\n" % pair for pair in headers)
-        self.transport.write(b"%s%s\r\n%s" % (STATUS_LINE[status], lines, data))
-        cycle.response_started = cycle.response_complete = True
-        if not cycle.keep_alive:
-            self.transport.close()
-        self.on_response_complete()
+        super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:
         """All of the request is here."""
         if self.parser.should_upgrade() and any(name in _FRAMING for name, _ in self.headers):
             return  # see _parse
-        self._in_body = False
-        self._in_head = True
-        self._rest()
+        if self._answered is self.cycle and not self.cycle.response_complete:
+            self._door.let_in(self.cycle.scope)
         super().on_message_complete()
-        if self.cycle.response_complete and self.timeout_keep_alive_task is None:
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )  # it was stopped by the end of a body that nobody has waited for
+        if self.cycle.response_complete:
+            self._await_next()  # the clock of an idle connection was stopped by a body that nobody has waited for
+        else:
+            self._in_body = False
+            self._in_head = True
+            self._rest()
 
     # ---- the end of an answer ---------------------------------------------------------------------------------------
 
@@ -222,6 +260,8 @@ class Protocol(HttpToolsProtocol):
         if self._in_body and self.cycle.response_complete and self.expect_100_continue and not self._num_body_bytes:
             self.transport.close()
         super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()  # or each answer would let more requests in than it takes off the line
         self._watch_unread()
 
     def resume_writing(self) -> None:
@@ -332,7 +372,7 @@ def protocol_factory(
     state: ServerState,
     limits: Limits,
     loop: asyncio.AbstractEventLoop,
-    at_once: Callable[[Scope], Whole | None],
+    door: Door,
 ) -> Callable[[], Any]:
     """What makes a protocol for each connection."""
-    return lambda: Protocol(config, state, limits, loop, at_once)
+    return lambda: Protocol(config, state, limits, loop, door)

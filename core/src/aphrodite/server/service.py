@@ -127,15 +127,13 @@ class Service:
         if name not in self.settings.model_names:
             raise unknown_model(name, ", ".join(self.settings.model_names))
 
-    def check_room(self) -> None:
-        """ApiError if not one more sequence could be taken on. It costs next to nothing to know."""
-        if self.admission.is_full:
-            self.check_answers()  # or a queue that does not move would be a reason to come again
+    def no_room(self) -> ApiError:
+        """Why not one more sequence can be taken on, while there is no room for it."""
         try:
-            self.admission.check(1)
-        except ApiError:
-            self.metrics.refused.inc()
-            raise
+            self.check_answers()  # or a queue that does not move would be a reason to come again
+        except ApiError as error:
+            return error
+        return self.admission.refusal(1)
 
     async def offload(self, function: Any, *arguments: Any) -> Any:
         """Call a function that takes its time on another thread."""

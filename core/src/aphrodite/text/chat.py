@@ -12,7 +12,8 @@ from jinja2.exceptions import SecurityError, TemplateRuntimeError, UndefinedErro
 from aphrodite.errors import ModelError, UsageError
 from aphrodite.text.marks import Marks, carried_over, changed, private_characters
 from aphrodite.text.messages import checked_messages, joined, plain, with_arguments_as_text
-from aphrodite.text.sandbox import BudgetError, ChatEnvironment
+from aphrodite.text.sandbox.budget import BudgetError
+from aphrodite.text.sandbox.environment import ChatEnvironment
 from aphrodite.text.tokenizer import Tokenizer
 from aphrodite.text.tokenizer_config import DEFAULT_TEMPLATE, TokenizerConfig, read_template
 
