@@ -13,7 +13,6 @@ from typing import Any
 
 from aphrodite.engine.frontend import Frontend
 from aphrodite.engine.host import FixedHost, Health, Host, Model
-from aphrodite.server.app import App, AppSettings
 from aphrodite.server.body import Limits
 from aphrodite.server.dialects import apis
 from aphrodite.server.keys import Keys
@@ -22,6 +21,7 @@ from aphrodite.server.logs import AccessLog
 from aphrodite.server.metrics import Metrics
 from aphrodite.server.operations import Operations
 from aphrodite.server.service import Service, ServiceSettings
+from aphrodite.server.site import Site, SiteSettings
 from aphrodite.types.model_card import ModelCard
 from tests.server.engine import ScriptedEngine
 
@@ -34,7 +34,7 @@ class Serving:
 
     port: int
     service: Service
-    app: App
+    site: Site
     engine: ScriptedEngine
     loop: asyncio.AbstractEventLoop
     handled: list[str] = field(default_factory=list)
@@ -90,17 +90,16 @@ def serving(
     async def serve() -> None:
         metrics = Metrics(NAME)
         service = Service(host, ServiceSettings((NAME,), max_sequences, **settings), metrics)
-        limits_ = limits or Limits()
         spoken = apis()
-        made = App(
+        made = Site(
             service,
             (*spoken, Operations(spoken[0], spoken)),
-            AppSettings(Keys(keys), Keys(admin_keys), limits_, **(app or {})),
+            SiteSettings(Keys(keys), Keys(admin_keys), limits or Limits(), **(app or {})),
             AccessLog(),
         )
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
-        listener = Listener(made, [sock], limits_)
+        listener = Listener(made, [sock])
         await listener.start()
         end.append(asyncio.Event())
         found.append(Serving(sock.getsockname()[1], service, made, engine, asyncio.get_running_loop()))

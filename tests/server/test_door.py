@@ -40,7 +40,7 @@ def refused_at_door(server: Serving, request: bytes) -> bool:
     """Whether a request gets no further."""
 
     async def refused() -> bool:
-        found = Door(server.app)
+        found = Door(server.site)
         assert found.is_shut
         return found.refuse(request) is not None
 
@@ -50,7 +50,7 @@ def refused_at_door(server: Serving, request: bytes) -> bool:
 def test_the_answer_is_the_applications_on_every_route(folder: Path) -> None:
     """`x-request-id` is not plain: the application answers, and all but that must be the same."""
     with full(folder) as server:
-        paths = [route.path for route, _ in server.app.routes if route.generates]
+        paths = [route.path for route, _ in server.site.routes if route.generates]
         assert len(paths) >= 8
         for path in paths:
             plain = PLAIN.replace(b"/v1/completions", path.encode())
@@ -193,7 +193,7 @@ def test_the_parser_would_find_the_same_end_of_whatever_is_refused(folder: Path)
     begins = [PLAIN, PLAIN.replace(b"host: a\r\n", b"Host: a\r\nConnection: close\r\nX-B:\tc\r\n")]
 
     async def refused() -> list[bytes]:
-        found = Door(server.app)
+        found = Door(server.site)
         requests = []
         for _ in range(20_000):
             request = bytearray(rng.choice(begins))
@@ -217,7 +217,7 @@ def test_the_parser_would_find_the_same_end_of_whatever_is_refused(folder: Path)
 
 def test_no_head_takes_longer_than_its_length(folder: Path) -> None:
     with full(folder) as server:
-        found = Door(server.app)
+        found = Door(server.site)
         for filler in (b": ", b"a:", b"a: \r", b"a:\r\n", b"a: a: ", b"-"):
             request = POST + filler * ((8 << 10) // len(filler))
             began = time.process_time()

@@ -29,8 +29,8 @@ def server(folder: Path) -> Iterator[Serving]:
 
 
 def test_every_route_but_two_refuses_without_a_key(server: Serving) -> None:
-    routes = [(route.method, route.path) for route, _ in server.app.routes]
-    assert {(r.method, r.path) for r, _ in server.app.routes if r.access == Access.OPEN} == OPEN
+    routes = [(route.method, route.path) for route, _ in server.site.routes]
+    assert {(r.method, r.path) for r, _ in server.site.routes if r.access == Access.OPEN} == OPEN
     bodies = set()
     with httpx.Client() as client:
         for _, path in routes:
@@ -45,7 +45,7 @@ def test_every_route_but_two_refuses_without_a_key(server: Serving) -> None:
         for path in ("/", "/docs", "//v1/models", "/v1/models/", "/v1/%2e%2e/metrics", "/nothing"):
             assert client.get(server.url + path).status_code == 401, path
     words = {re.sub(rb'"[0-9a-f]{32}"', b"", body) for body in bodies} - {b""}
-    assert len(words) <= len({dialect.name for _, dialect in server.app.routes})  # one for each dialect's form
+    assert len(words) <= len({dialect.name for _, dialect in server.site.routes})  # one for each dialect's form
     assert not server.engine.added
 
 

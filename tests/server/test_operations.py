@@ -138,7 +138,7 @@ class Swinging:
 
 def test_the_document_describes_every_route_and_every_parameter(server: Serving) -> None:
     found = httpx.get(f"{server.url}/openapi.json").json()
-    assert found == json.loads(json.dumps(document({id(one): one for _, one in server.app.routes}.values())))  # type: ignore[arg-type]
+    assert found == json.loads(json.dumps(document({id(one): one for _, one in server.site.routes}.values())))  # type: ignore[arg-type]
     properties = found["paths"]["/v1/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert {item.name for item in parameters()} <= set(properties["properties"])
     operations = [operation for path in found["paths"].values() for operation in path.values()]

@@ -303,7 +303,7 @@ def test_who_finds_no_room_is_refused_before_the_body_is_here(folder: Path) -> N
     ):
         parts = held.iter_bytes()  # to be kept: the stream is closed with it
         next(parts)
-        routes = [route for route, _ in server.app.routes if route.generates]
+        routes = [route for route, _ in server.site.routes if route.generates]
         assert len(routes) >= 8
         for route in routes:
             with socket.create_connection(("127.0.0.1", server.port), timeout=5) as sock:

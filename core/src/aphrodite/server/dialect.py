@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -83,9 +83,7 @@ class Call:
 
     def header(self, name: str) -> str | None:
         """A header's first value."""
-        wanted = name.lower().encode()
-        found = next((value for key, value in self.scope["headers"] if key == wanted), None)
-        return None if found is None else found.decode("latin-1")
+        return header(self.scope["headers"], name.lower().encode())
 
     @property
     def query(self) -> Mapping[str, str]:
@@ -147,6 +145,11 @@ class Dialect(Protocol):
 
     def broken(self, error: ApiError, request_id: str) -> bytes:
         """An error as the last frame of a stream that has begun."""
+
+
+def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
+    """The first value of a header, by its name in small letters."""
+    return next((value.decode("latin-1") for key, value in headers if key == name), None)
 
 
 def refusal(dialect: Dialect, error: ApiError, request_id: str) -> Json:

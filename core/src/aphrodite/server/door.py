@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from aphrodite.server.app import ENTRY, App
 from aphrodite.server.dialect import Access, Dialect, Json, refusal
 from aphrodite.server.errors import ApiError
+from aphrodite.server.exchange import ENTRY
 from aphrodite.server.keys import presented
+from aphrodite.server.site import Site
 
 # One way to read any text, so that no text takes longer than its length.
 _HEAD = re.compile(rb"POST (/[\w./-]*) HTTP/1\.1\r\n((?:[\w-]+:[\t -~]*\r\n){1,100})\r\n")
@@ -51,20 +52,20 @@ class Refusal(NamedTuple):
 class Door:
     """Stands between the connections and the application."""
 
-    def __init__(self, app: App) -> None:
-        settings = app.settings
+    def __init__(self, site: Site) -> None:
+        settings = site.settings
         paths = {
             route.path.encode(): dialect
-            for route, dialect in app.routes
+            for route, dialect in site.routes
             if route.generates and route.method == "POST" and route.access == Access.KEY and "{" not in route.path
         }
         self._dialects = paths | {settings.root_path.encode() + path: one for path, one in paths.items()}
-        self._service = app.service
-        self._admission = app.service.admission
-        self._metrics = app.service.metrics
+        self._service = site.service
+        self._admission = site.service.admission
+        self._metrics = site.service.metrics
         self._keys = None if settings.is_admin or not settings.keys else settings.keys
         self._most_body_bytes = settings.limits.body_bytes
-        self._log = app.log
+        self._log = site.log
         self._made: dict[str, _Made] = {}  # by the dialect's name
         self._num_untold = 0
 

@@ -11,9 +11,9 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from aphrodite.server.app import App
-from aphrodite.server.body import Limits
 from aphrodite.server.door import Door
 from aphrodite.server.protocol import protocol_factory
+from aphrodite.server.site import Site
 
 _BACKLOG = 4096
 _KEEP_ALIVE_S = 30
@@ -22,23 +22,22 @@ _UNSENT_BYTES = 128 << 10  # that the system keeps of what a client does not tak
 
 
 class Listener:
-    """Serves an application on sockets, on the running event loop. It leaves signals alone and wakes for nothing but
+    """Serves a site on sockets, on the running event loop. It leaves signals alone and wakes for nothing but
     its connections."""
 
     def __init__(
         self,
-        app: App,
+        site: Site,
         sockets: list[socket.socket],
-        limits: Limits,
         *,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._sockets = sockets
-        self._door = Door(app)
+        self._door = Door(site)
         self._tls = tls
-        self._limits = limits
+        self._limits = site.settings.limits
         self._config = Config(
-            app,
+            App(site),
             ws="none",
             lifespan="off",
             interface="asgi3",

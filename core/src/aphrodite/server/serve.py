@@ -25,7 +25,6 @@ from aphrodite.engine.remote.messages import Ready
 from aphrodite.engine.remote.spawn import Process
 from aphrodite.engine.remote.supervisor import Supervisor, SupervisorSettings
 from aphrodite.errors import AphroditeError, UsageError
-from aphrodite.server.app import App, AppSettings
 from aphrodite.server.body import Limits
 from aphrodite.server.dialects import dialects
 from aphrodite.server.drain import drain
@@ -35,6 +34,7 @@ from aphrodite.server.listener import Listener
 from aphrodite.server.logs import AccessLog
 from aphrodite.server.metrics import Metrics
 from aphrodite.server.service import Service, ServiceSettings
+from aphrodite.server.site import Site, SiteSettings
 
 _LOG = logging.getLogger("aphrodite.server")
 
@@ -101,12 +101,12 @@ async def _serve(
     log = AccessLog(is_on=server.log_requests)
     origins = tuple(filter(None, server.allowed_origins.split(",")))
     limits = Limits(body_bytes=server.max_body_bytes)
-    app_settings = AppSettings(*keys, limits, origins, server.root_path.rstrip("/"))
+    site_settings = SiteSettings(*keys, limits, origins, server.root_path.rstrip("/"))
     spoken = dialects(supervisor)
-    listeners = [Listener(App(service, spoken, app_settings, log), sockets, limits, tls=_tls(server))]
+    listeners = [Listener(Site(service, spoken, site_settings, log), sockets, tls=_tls(server))]
     if server.admin_uds is not None:
         sock = _unix_socket(Path(server.admin_uds), "admin_uds")
-        listeners.append(Listener(App(service, spoken, replace(app_settings, is_admin=True), log), [sock], limits))
+        listeners.append(Listener(Site(service, spoken, replace(site_settings, is_admin=True), log), [sock]))
     for listener in listeners:
         await listener.start()
     _LOG.info("listening on %s", ", ".join(_address(sock, server) for sock in sockets))
