@@ -188,6 +188,19 @@ def test_a_device_that_does_not_say_how_much_it_has_refuses_a_share(small: Small
         drawn(model, memory_utilization=0.5)
 
 
+def test_a_device_that_says_nothing_of_its_memory_wants_the_size_of_the_cache(small: Small, model: Path) -> None:
+    with pytest.raises(UsageError, match="num_blocks must be given, or kv_cache_memory_bytes: this device does"):
+        drawn(model)
+    assert drawn(model, num_blocks=40).sizes.kv.num_blocks == 40
+    found = drawn(model, kv_cache_memory_bytes=1 << 20, max_model_len="auto")
+    assert 0 < found.sizes.kv.num_bytes <= 1 << 20 and found.sizes.max_model_len > 0
+    assert found.reasons["memory_utilization"] == "as much as there is, which this device does not say"
+    with pytest.raises(UsageError, match=r"memory_utilization 0\.5 would do nothing"):
+        drawn(model, memory_utilization=0.5, num_blocks=40)
+    with pytest.raises(CapacityError, match="or raise num_blocks to"):
+        drawn(model, num_blocks=2, max_model_len=500)
+
+
 @pytest.mark.parametrize("wrong", [0, 0.0, -0.1, 1.01, "half", True, float("nan")])
 def test_a_share_is_above_0_and_at_most_1(wrong: Any) -> None:
     with pytest.raises(UsageError, match=r"^memory_utilization must be a finite number in \(0, 1\] or auto, got"):

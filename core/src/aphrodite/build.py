@@ -229,9 +229,10 @@ class _Assembly:
 def _does_not_fit(blueprint: Blueprint, free_bytes: int, error: Exception) -> CapacityError:
     """What to say when the device refuses memory that it seemed to have."""
     sizes, said = blueprint.sizes, f"{type(error).__name__}: {' '.join(str(error).split())}"
+    free = f", and {readable(free_bytes)} were free" if free_bytes > 0 else ""
     return CapacityError(
         f"memory ran out while the engine was built on {blueprint.entry.info.device}: it needs {blueprint.taken} and a "
-        f"KV cache of {readable(sizes.kv.num_bytes)}, and {readable(free_bytes)} were free; lower memory_utilization, "
+        f"KV cache of {readable(sizes.kv.num_bytes)}{free}; lower memory_utilization, "
         f"num_blocks or kv_cache_memory_bytes, max_model_len, max_num_seqs or max_num_batched_tokens ({said})",
         subject="memory",
     )

@@ -17,6 +17,7 @@ from aphrodite.resolve import Reasons
 _SHARE = 0.9  # of the memory, where nobody asks for another
 _UPDATES = 8192  # words of row state that one upload holds; longer prompts take several
 _MOST_IN_A_STEP = 1 << 20  # the buffers of a larger step would fit nowhere
+_ENDLESS = 1 << 62  # bytes
 _ROW_SHARE = 16  # of the memory, the part that tokens in the row state may take when the length is ours to choose
 
 
@@ -60,13 +61,21 @@ class Allowance:
                 subject="memory_utilization",
             )
         found = cls(memory) if asked is None else cls(memory, asked, True)
-        reasons.say("memory_utilization", f"{found.share:g}: {found}")
+        share = f"{found.share:g}: " if found.is_known else ""
+        reasons.say("memory_utilization", f"{share}{found}")
         return found
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the device says anything of its memory."""
+        return self.memory.free_bytes > 0 or self.memory.total_bytes > 0
 
     @property
     def num_bytes(self) -> int:
         """So much, everything counted."""
         free, total = self.memory.free_bytes, self.memory.total_bytes
+        if not self.is_known:
+            return _ENDLESS
         return min(int(total * self.share), free) if total > 0 else free
 
     def least_share(self, num_bytes: int) -> float | None:
@@ -78,6 +87,8 @@ class Allowance:
 
     def __str__(self) -> str:
         free, total = self.memory.free_bytes, self.memory.total_bytes
+        if not self.is_known:
+            return "as much as there is, which this device does not say"
         if self.num_bytes == free:
             of = f" of the device's {readable(total)}" if total > 0 else ""
             return f"{readable(free)}, all that is free{of}"
@@ -200,6 +211,12 @@ def _size_kv(
     room = allowance.num_bytes - taken.num_bytes
     asked = "num_blocks" if cache.num_blocks is not None else "kv_cache_memory_bytes"
     is_asked = getattr(cache, asked) is not None
+    if not (is_asked or allowance.is_known):
+        raise UsageError(
+            "num_blocks must be given, or kv_cache_memory_bytes: this device does not say how much memory it has, so "
+            "the size of the KV cache is yours to choose",
+            subject="num_blocks",
+        )
     least = 0 if is_asked else 2 * sum(group.block_bytes(block_size) for group in groups)  # block 0, and one
     if room < least:
         cached = "" if is_asked else f" and a KV cache of {readable(least)}"

@@ -38,7 +38,8 @@ class Unavailable:
 
 @dataclass(frozen=True)
 class MemoryInfo:
-    """Bytes an engine may still take, and bytes in all (of the cgroup or device, whichever is less)."""
+    """Bytes an engine may still take, and bytes in all (of the cgroup or device, whichever is less). 0 in all: not
+    known; 0 for both: nothing is, and the user says how large the KV cache is to be."""
 
     free_bytes: int
     total_bytes: int

@@ -193,7 +193,7 @@ def _tell_ready(ready: Ready, service: Service) -> None:
     for name, reason in (*ready.reasons.items(), *reading.items()):
         _LOG.info("%s: %s", name, reason)
     for note in ready.notes:
-        _LOG.warning("%s", note)
+        _LOG.info("%s", note)
     gc.freeze()  # what stands now stays: no stream waits while all of it is looked at again
     _LOG.info("ready: sequences of up to %d tokens, %d at a time", ready.card.max_model_len, ready.max_num_seqs)
 
