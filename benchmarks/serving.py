@@ -92,7 +92,7 @@ def run_engine(step_s: float) -> None:
         def close(self) -> None:
             pass
 
-    def build(config: Any, progress: object) -> process.Built:
+    def build(config: Any, progress: object, on_drawn: object) -> process.Built:
         folder = config.model.model
         size = json.loads((Path(folder) / "config.json").read_text())["vocab_size"]
         kv = KVCacheManager(KVPlan((CacheGroup("full", (LayerKV(8, 128, 128, 2),)),), 16, 1 << 15))

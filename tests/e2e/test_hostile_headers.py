@@ -131,7 +131,7 @@ def test_a_hostile_header_is_refused_before_a_device_is_touched(
     spoil(path)
     began = time.process_time()  # others may want the machine, too
     with pytest.raises(CheckpointError) as caught:
-        assembled(config_from({"model": str(folder), "device": "cpu"}), NoProgress())
+        assembled(config_from({"model": str(folder), "device": "cpu"}), NoProgress(), lambda card: None)
     took = time.process_time() - began
     said = str(caught.value)
     print(said)
@@ -169,7 +169,7 @@ def test_refused_files_are_let_go_of(folder: Path) -> None:
 
     def refuse() -> None:
         with pytest.raises(CheckpointError):
-            assembled(config, NoProgress())
+            assembled(config, NoProgress(), lambda card: None)
 
     refuse()
     files, threads = len(os.listdir("/proc/self/fd")), threading.active_count()

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from aphrodite import LLM, SamplingParams, errors
+from aphrodite import LLM, SamplingParams, build, errors
 from aphrodite.types.sampling_params import parameters
 from tests.support.checkpoints import VOCAB_SIZE, Checkpoints, edit_json, write_json
 from tests.support.devices import DEVICES, require
@@ -228,10 +228,15 @@ def test_generation_config_with_a_wrong_end_token_is_refused(folder: Path) -> No
         load(folder)
 
 
-def test_tokenizer_that_cannot_be_read_is_refused(folder: Path) -> None:
+def test_tokenizer_that_cannot_be_read_is_refused_before_weights_are(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[object] = []
+    monkeypatch.setattr(build, "load_weights", lambda *given, **named: loads.append(given))
     (folder / "tokenizer.json").write_text('{"model": 5')
     with refused(errors.ModelError, "tokenizer.json"):
         load(folder)
+    assert not loads
 
 
 # -------------------------------------------------------------------------------------------------- the weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import shutil
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from aphrodite.config.engine import config_from
 from aphrodite.engine.client import Failure, News
 from aphrodite.engine.host import Health
 from aphrodite.engine.remote import messages
-from aphrodite.engine.remote.messages import Add, Failed, Pulse, Ready, Update, Updates
+from aphrodite.engine.remote.messages import Add, Drawn, Failed, Pulse, Ready, Update, Updates
 from aphrodite.engine.remote.spawn import Process
 from aphrodite.engine.remote.supervisor import Supervisor, SupervisorSettings
 from aphrodite.engine.requests import RequestMaker
@@ -65,6 +66,7 @@ def test_a_request_is_the_same_on_the_other_side(params: dict[str, Any], prompt:
 def test_messages_of_the_engine_are_the_same_on_the_other_side() -> None:
     entry = (5, -0.5, 2, ((7, -0.1), (5, -0.5)))
     for message in (
+        Drawn(CARD),
         Ready(CARD, 64, {"device": "cpu"}, ["a note"]),
         Updates([Update("1", [5]), Update("2.1", [], "stop", 7, [entry], [entry], (3, 1, 0.5, None, None, 2.0))]),
         Failed(["1"], messages.error_of(CapacityError("no room", subject="1"))),
@@ -96,9 +98,9 @@ import os, sys, time
 from aphrodite.engine.remote import process
 from aphrodite.errors import CapacityError, DeviceError
 
-def build(config, progress):
+def build(config, progress, on_drawn):
     {before}
-    built = process.assembled(config, progress)
+    built = process.assembled(config, progress, on_drawn)
     {after}
     return built
 
@@ -163,6 +165,18 @@ def test_an_engine_answers_from_its_process(model: Path) -> None:
         await until(lambda: supervisor.stats.num_steps >= 5 and supervisor.stats.kv_blocks_free == 100)
 
     assert supervised(model, check).num_restarts == 0
+
+
+def test_a_tokenizer_that_cannot_be_read_ends_the_load_of_the_weights(model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "model")
+    (folder / "tokenizer.json").write_text('{"model": 5')
+    long = "import aphrodite.build\n    aphrodite.build.load_weights = lambda *given, **named: time.sleep(600)"
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.FAILED)
+
+    found = supervised(folder, check, before=long)
+    assert found.exit_code == 4 and "tokenizer.json" in str(found.last_failure) and found.num_restarts == 0
 
 
 def test_a_lost_device_is_named_to_its_requests_and_the_engine_comes_again(model: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,15 +42,21 @@ class Assembled:
     blueprint: Blueprint
 
 
-def assemble(config: EngineConfig, progress: Progress | None = None) -> Assembled:
+def assemble(
+    config: EngineConfig,
+    progress: Progress | None = None,
+    on_drawn: Callable[[Blueprint], None] = lambda blueprint: None,
+) -> Assembled:
     """An engine for a config: draw up, load, bind. Whatever fails, the device is let go of.
 
     progress  told about long work; a download shows the hub client's own bars, if there is one
+    on_drawn  told of the blueprint before weights are loaded; what it raises ends all
     """
     progress = progress or NoProgress()
     blueprint = draw_up(config, weights=True, show_bars=not isinstance(progress, NoProgress))
     device = blueprint.platform.device
     try:
+        on_drawn(blueprint)
         free_bytes = device.memory().free_bytes
         return Assembled(_Assembly(blueprint, progress).engine(), blueprint)
     except Exception as error:

@@ -26,18 +26,16 @@ class LocalEngine:
         self.config: EngineConfig = config_from({"model": str(model), **settings})
         made: list[Assembled] = []
 
+        def read(blueprint: Blueprint) -> None:  # a tokenizer that cannot be read is no reason to load weights first
+            self.frontend = Frontend.of(card_of(blueprint))
+
         def make() -> Engine:
-            made.append(assemble(self.config, progress))
+            made.append(assemble(self.config, progress, read))
             return made[0].engine
 
         self.loop = EngineLoop(make)
         self.engine: Engine = made[0].engine
         self.blueprint: Blueprint = made[0].blueprint
-        try:
-            self.frontend = Frontend.of(card_of(self.blueprint))
-        except BaseException:
-            self.loop.close()
-            raise
         self._finalizer = weakref.finalize(self, self.loop.close)
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from aphrodite.engine.remote.messages import (
     HEAD,
     Abort,
     Add,
+    Drawn,
     Dying,
     Failed,
     FromEngine,
@@ -30,6 +31,7 @@ from aphrodite.engine.remote.messages import (
     Updates,
 )
 from aphrodite.errors import AphroditeError, EngineDied, UsageError
+from aphrodite.types.model_card import ModelCard
 from aphrodite.types.request import Request, TokenLogprobs
 from aphrodite.types.request import Sequence as EngineSequence
 from aphrodite.types.stats import EngineStats
@@ -49,6 +51,7 @@ class RemoteEngine(asyncio.Protocol):
         *,
         on_ready: Callable[[Ready], None],
         on_loading: Callable[[str], None] = lambda label: None,
+        on_drawn: Callable[[ModelCard], None] = lambda card: None,
     ) -> None:
         self.stats = EngineStats()
         self.last_pulse_s = time.monotonic()
@@ -57,6 +60,7 @@ class RemoteEngine(asyncio.Protocol):
         self._loop = loop
         self._on_ready = on_ready
         self._on_loading = on_loading
+        self._on_drawn = on_drawn
         self._transport: asyncio.Transport | None = None
         self._live: dict[str, tuple[EngineSequence, Sink]] = {}
         self._buffer = bytearray()
@@ -182,6 +186,8 @@ class RemoteEngine(asyncio.Protocol):
                 self.last_pulse_s = time.monotonic()
             case Loading(label):
                 self._on_loading(label)
+            case Drawn(card):
+                self._on_drawn(card)
             case Ready():
                 self.last_pulse_s = time.monotonic()
                 self._on_ready(message)

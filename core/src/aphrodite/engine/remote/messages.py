@@ -25,7 +25,7 @@ from aphrodite.types.stats import EngineStats
 
 MAX_BYTES = 512 << 20  # of a message; one that says it is longer is no message of ours
 HEAD = struct.Struct(">I")
-VERSION = 3
+VERSION = 4
 
 Logprobs = tuple[int, float, int, tuple[tuple[int, float], ...]]
 
@@ -122,6 +122,12 @@ class Loading(msgspec.Struct, tag=True, frozen=True):
     label: str
 
 
+class Drawn(msgspec.Struct, tag=True, frozen=True):
+    """Which model it will be is known, and its weights are still to be loaded."""
+
+    card: ModelCard
+
+
 class Ready(msgspec.Struct, tag=True, frozen=True):
     """The engine runs. reasons: why its settings are what they are."""
 
@@ -157,7 +163,7 @@ class Dying(msgspec.Struct, tag=True, frozen=True):
     exit_code: int
 
 
-FromEngine = Loading | Ready | Updates | Failed | Pulse | Dying
+FromEngine = Loading | Drawn | Ready | Updates | Failed | Pulse | Dying
 
 # ---- bytes ----------------------------------------------------------------------------------------------------------
 

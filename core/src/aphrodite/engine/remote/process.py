@@ -31,6 +31,7 @@ from aphrodite.engine.remote.messages import (
     VERSION,
     Abort,
     Add,
+    Drawn,
     Dying,
     Failed,
     FromEngine,
@@ -68,7 +69,8 @@ class Built(NamedTuple):
     notes: list[str]
 
 
-Build = Callable[[EngineConfig, Progress], Built]
+Build = Callable[[EngineConfig, Progress, Callable[[ModelCard], None]], Built]
+"""An engine for a config; tells of long work, and of the model before it loads it."""
 
 
 class Channel:
@@ -173,7 +175,7 @@ def serve(channel: Channel, build: Build, pulse_s: tuple[float, float] = PULSE_S
     made: list[Built] = []
 
     def make() -> Engine:
-        made.append(build(first.config, _Phases(channel)))
+        made.append(build(first.config, _Phases(channel), lambda card: channel.send(Drawn(card))))
         return made[0].engine
 
     def rests(engine: Engine) -> None:  # what is free now is not to be told only with the next pulse
@@ -274,12 +276,12 @@ def _end(channel: Channel, error: BaseException) -> None:
     os._exit(code)
 
 
-def assembled(config: EngineConfig, progress: Progress) -> Built:
+def assembled(config: EngineConfig, progress: Progress, on_drawn: Callable[[ModelCard], None]) -> Built:
     """The engine that a config describes."""
     from aphrodite.build import assemble
     from aphrodite.engine.card import card_of
 
-    found = assemble(config, progress)
+    found = assemble(config, progress, lambda blueprint: on_drawn(card_of(blueprint)))
     blueprint = found.blueprint
     return Built(
         found.engine,

@@ -15,6 +15,7 @@ from aphrodite.engine.remote.client import RemoteEngine
 from aphrodite.engine.remote.messages import Dying, Ready, error_of
 from aphrodite.engine.remote.spawn import COMMAND, Process, described
 from aphrodite.errors import AphroditeError, EngineDied
+from aphrodite.types.model_card import ModelCard
 from aphrodite.types.stats import EngineStats
 
 _LOG = logging.getLogger("aphrodite.server")
@@ -52,6 +53,8 @@ class Supervisor:
         self._model: Model | None = None
         self._health = Health.LOADING
         self._frontend: Frontend | None = None
+        self._is_reading = asyncio.Lock()
+        self._early: asyncio.Future[Frontend | None] | None = None  # what reads while weights are loaded
         self._on_ready = on_ready
         self.is_closing = False
         self.last_failure: EngineDied | None = None
@@ -114,7 +117,12 @@ class Supervisor:
         self._process = process
         ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         loop = asyncio.get_running_loop()
-        engine = RemoteEngine(loop, on_ready=ready.set_result, on_loading=lambda label: _LOG.info("%s", label))
+        engine = RemoteEngine(
+            loop,
+            on_ready=ready.set_result,
+            on_loading=lambda label: _LOG.info("%s", label),
+            on_drawn=lambda card: self._drawn(engine, card),
+        )
         self._engine = engine
         await loop.create_connection(lambda: engine, sock=process.sock)
         await asyncio.wait((ready, engine.lost), return_when=asyncio.FIRST_COMPLETED)
@@ -132,18 +140,29 @@ class Supervisor:
         return was_ready
 
     async def _begin(self, engine: RemoteEngine, found: Ready) -> None:
-        """The engine is ready: give it to those who ask. Its tokenizer is read on another thread: it may be large."""
-        if self._frontend is None or self._frontend.card != found.card:
-            try:
-                self._frontend = await asyncio.to_thread(Frontend.of, found.card)
-            except AphroditeError as error:
-                engine.dying = Dying(error_of(error), error.exit_code)
-                engine.close()
-                return
-        if not engine.lost.done():
-            self._model = Model(engine, self._frontend)
+        """The engine is ready: give it to those who ask."""
+        frontend = await self._read(engine, found.card)
+        if frontend is not None and not engine.lost.done():
+            self._model = Model(engine, frontend)
             self._health = Health.READY
             self._on_ready(found)
+
+    def _drawn(self, engine: RemoteEngine, card: ModelCard) -> None:
+        """Read the tokenizer while weights are loaded: if it cannot be, there is no need for them."""
+        self._early = asyncio.ensure_future(self._read(engine, card))
+
+    async def _read(self, engine: RemoteEngine, card: ModelCard) -> Frontend | None:
+        """The front end for a model, once for all its engines, with its tokenizer, which is read on another thread: it
+        may be large. None if it cannot be read: then the engine is let go of."""
+        async with self._is_reading:
+            if self._frontend is None or self._frontend.card != card:
+                try:
+                    self._frontend = await asyncio.to_thread(Frontend.of, card)
+                except AphroditeError as error:
+                    engine.dying = Dying(error_of(error), error.exit_code)
+                    engine.close()
+                    return None
+            return self._frontend
 
     async def _failure_of(self, process: Process, engine: RemoteEngine) -> EngineDied:
         """Why a process has ended: its own words, else the signal or code and what it wrote last."""
