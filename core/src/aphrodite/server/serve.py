@@ -9,13 +9,9 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import resource
 import signal
-import socket
-import ssl
-import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +20,7 @@ from aphrodite.config.server import ServerConfig
 from aphrodite.engine.remote.messages import Ready
 from aphrodite.engine.remote.spawn import Process
 from aphrodite.engine.remote.supervisor import Supervisor, SupervisorSettings
-from aphrodite.errors import AphroditeError, UsageError
+from aphrodite.errors import AphroditeError
 from aphrodite.server.body import Limits
 from aphrodite.server.dialects import dialects
 from aphrodite.server.drain import drain
@@ -35,37 +31,20 @@ from aphrodite.server.logs import AccessLog
 from aphrodite.server.metrics import Metrics
 from aphrodite.server.service import Service, ServiceSettings
 from aphrodite.server.site import Site, SiteSettings
+from aphrodite.server.sockets import Sockets, bound
 
 _LOG = logging.getLogger("aphrodite.server")
-
-
-def bind(config: ServerConfig) -> list[socket.socket]:
-    """The sockets to listen on. UsageError if one cannot be had."""
-    if config.uds is not None:
-        return [_unix_socket(Path(config.uds), "uds")]
-    try:
-        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        sock = socket.socket(family, kind, protocol)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-    except OSError as error:
-        raise UsageError(
-            f"cannot listen on {config.host} port {config.port}: {error.strerror}; choose another --port",
-            subject="port",
-        ) from None
-    return [sock]
 
 
 def run(config: EngineConfig, server: ServerConfig, process: Process, keys: tuple[Keys, Keys]) -> int:
     """Serve until a signal says otherwise; gives the command's exit code."""
     raise_file_limit()
-    sockets = bind(server)
-    try:
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):  # there is none for some systems
         import uvloop
-    except ImportError:  # there is none for this system
-        return asyncio.run(_serve(config, server, process, keys, sockets))
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+
+        new_loop = uvloop.new_event_loop
+    with bound(server) as sockets, asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(_serve(config, server, process, keys, sockets))
 
 
@@ -74,7 +53,7 @@ async def _serve(
     server: ServerConfig,
     process: Process,
     keys: tuple[Keys, Keys],
-    sockets: list[socket.socket],
+    sockets: Sockets,
 ) -> int:
     names = tuple(filter(None, (server.served_model_name or shown_name(config.model.model)).split(",")))
     metrics = Metrics(names[0], compat=server.metrics_compat == "vllm")
@@ -103,13 +82,13 @@ async def _serve(
     limits = Limits(body_bytes=server.max_body_bytes)
     site_settings = SiteSettings(*keys, limits, origins, server.root_path.rstrip("/"))
     spoken = dialects(supervisor)
-    listeners = [Listener(Site(service, spoken, site_settings, log), sockets, tls=_tls(server))]
-    if server.admin_uds is not None:
-        sock = _unix_socket(Path(server.admin_uds), "admin_uds")
-        listeners.append(Listener(Site(service, spoken, replace(site_settings, is_admin=True), log), [sock]))
+    listeners = [Listener(Site(service, spoken, site_settings, log), sockets.public, tls=sockets.tls)]
+    if sockets.admin is not None:
+        site = Site(service, spoken, replace(site_settings, is_admin=True), log)
+        listeners.append(Listener(site, [sockets.admin]))
     for listener in listeners:
         await listener.start()
-    _LOG.info("listening on %s", ", ".join(_address(sock, server) for sock in sockets))
+    _LOG.info("listening on %s", sockets.addresses)
     try:
         with _signals() as told:
             keeper = asyncio.ensure_future(supervisor.run())
@@ -130,9 +109,6 @@ async def _serve(
             return code
     finally:
         service.close()
-        for path in (server.uds, server.admin_uds):
-            if path is not None:
-                Path(path).unlink(missing_ok=True)
 
 
 class Told:
@@ -196,44 +172,3 @@ def _tell_ready(ready: Ready, service: Service) -> None:
         _LOG.info("%s", note)
     gc.freeze()  # what stands now stays: no stream waits while all of it is looked at again
     _LOG.info("ready: sequences of up to %d tokens, %d at a time", ready.card.max_model_len, ready.max_num_seqs)
-
-
-def _unix_socket(path: Path, name: str) -> socket.socket:
-    """A socket that its owner alone may connect to."""
-    if path.exists():
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            raise UsageError(f"{name} {path} exists and is no socket", subject=name)
-        with socket.socket(socket.AF_UNIX) as probe:
-            if probe.connect_ex(str(path)) == 0:
-                raise UsageError(f"{name} {path} is in use by another server", subject=name)
-        path.unlink()
-    sock = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o177)
-    try:
-        sock.bind(str(path))
-    except OSError as error:
-        raise UsageError(f"{name} {path} cannot be made: {error.strerror}", subject=name) from None
-    finally:
-        os.umask(before)
-    return sock
-
-
-def _tls(server: ServerConfig) -> ssl.SSLContext | None:
-    if server.ssl_certfile is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(server.ssl_certfile, server.ssl_keyfile)
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(
-            f"ssl_certfile {server.ssl_certfile} cannot be used: {error}", subject="ssl_certfile"
-        ) from None
-    return context
-
-
-def _address(sock: socket.socket, server: ServerConfig) -> str:
-    if sock.family == socket.AF_UNIX:
-        return f"unix:{sock.getsockname()}"
-    host, port = sock.getsockname()[:2]
-    scheme = "https" if server.ssl_certfile else "http"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
