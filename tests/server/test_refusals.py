@@ -149,6 +149,8 @@ def test_of_a_key_that_is_there_twice_the_last_counts(server: Serving) -> None:
         ({"stream": "yes"}, "stream"),
         ({"suffix": "end"}, "suffix"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"a": 1}}, "response_format"),
+        ({"response_format": {"type": None}}, "response_format"),
         ({"prompt": None}, "prompt"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [[]]}, None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,8 @@ _LOG = logging.getLogger("aphrodite.server")
 _INLINE_CHARS = 2048  # longer prompts are tokenised on another thread, so that the event loop goes on
 _LOGPROBS_AT_ONCE = 4  # answers' worth
 _MAX_TIMEOUT_S = 86400.0
+_TIMEOUT_HEADER = "x-request-timeout"
+_NUMBER = re.compile(r"[+-]?(\d{1,20}(\.\d{0,20})?|\.\d{1,20})(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -306,17 +309,15 @@ class Service:
 
     def _timeout(self, generation: Generation, call: Call) -> float | None:
         """Seconds that a request has: the least of what its head, its body and the server say."""
-        given = [value for value in (generation.timeout_s, self.settings.request_timeout_s) if value is not None]
-        header = call.header("x-request-timeout")
-        if header is not None:
-            try:
-                given.append(float(header))
-            except ValueError:
-                raise invalid("x-request-timeout", "x-request-timeout must be a number of seconds") from None
-        for value in given:
-            if not 0 < value <= _MAX_TIMEOUT_S:
-                raise invalid("timeout", f"timeout must be in (0, {_MAX_TIMEOUT_S:g}] seconds, got {value:g}")
-        return min(given, default=None)
+        header = call.header(_TIMEOUT_HEADER)
+        if header is not None and not _NUMBER.fullmatch(header):
+            raise invalid(_TIMEOUT_HEADER, f"{_TIMEOUT_HEADER} must be a number of seconds")
+        asked = {"timeout": generation.timeout_s, _TIMEOUT_HEADER: None if header is None else float(header)}
+        for name, value in asked.items():
+            if value is not None and not 0 < value <= _MAX_TIMEOUT_S:
+                raise invalid(name, f"{name} must be in (0, {_MAX_TIMEOUT_S:g}] seconds, got {value:g}")
+        given = (*asked.values(), self.settings.request_timeout_s)
+        return min((value for value in given if value is not None), default=None)
 
     def close(self) -> None:
         """End the threads."""

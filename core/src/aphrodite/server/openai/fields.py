@@ -90,10 +90,12 @@ class Streaming:
 def refuse_structure(body: Mapping[str, Any]) -> None:
     """ApiError for a response_format other than text, which would have to be kept to."""
     form = mapping(body, "response_format")
-    if form is not None and form.get("type", "text") != "text":
+    if form and "type" not in form:
+        raise invalid("response_format", 'response_format must have a type: use {"type": "text"}')
+    if form and form["type"] != "text":
         raise invalid(
             "response_format",
-            f'response_format of type {shown(form.get("type"))} is not supported yet: use {{"type": "text"}}',
+            f'response_format of type {shown(form["type"])} is not supported yet: use {{"type": "text"}}',
             "unsupported_parameter",
         )
 
