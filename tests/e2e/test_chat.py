@@ -180,6 +180,9 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(model: Path) -> None:
     terminal.prompt()
     terminal.type('"""two\n')
     terminal.expect("... ")
+    terminal.type("x")
+    terminal.expect("x")  # the line is being read: a signal that came before would wait for the next key
+    time.sleep(0.1)
     terminal.type("\x03")  # leaves the block
     terminal.prompt()
     terminal.type("\x04")
