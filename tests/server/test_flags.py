@@ -6,7 +6,6 @@ import http.client
 import json
 import signal
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.server.certificates import self_signed
 from tests.server.process import Running, running
 
 KEY, OTHER, ADMIN = "sk-one", "sk-two", "sk-admin"
@@ -24,14 +24,7 @@ COMPLETIONS, CHAT = "/llm/v1/completions", "/llm/v1/chat/completions"
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A key, and a certificate of it that it has signed itself."""
-    folder = tmp_path_factory.mktemp("tls")
-    key, found = folder / "key.pem", folder / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", found],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return key, found
+    return self_signed(tmp_path_factory.mktemp("tls"), "localhost")
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import ssl
 import stat
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,30 +14,7 @@ from aphrodite.config.server import ServerConfig
 from aphrodite.errors import UsageError
 from aphrodite.server import sockets
 from aphrodite.server.sockets import bound
-
-
-def pem(folder: Path, name: str, *flags: str) -> tuple[str, str]:
-    """A key and its certificate."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl")
-    key, found = str(folder / f"{name}.key"), str(folder / f"{name}.pem")
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=a",
-        "-keyout",
-        key,
-        "-out",
-        found,
-    ]
-    subprocess.run([*command, *(flags or ("-nodes",))], check=True, capture_output=True)
-    return key, found
+from tests.server.certificates import self_signed
 
 
 @pytest.fixture
@@ -151,9 +126,9 @@ def test_a_name_with_several_addresses_is_served_at_each(monkeypatch: pytest.Mon
 
 
 def test_keys_and_certificates_that_do_not_do_are_named(tmp_path: Path) -> None:
-    key, found = pem(tmp_path, "one")
-    other, _ = pem(tmp_path, "two")
-    locked, of_locked = pem(tmp_path, "three", "-passout", "pass:secret")
+    key, found = map(str, self_signed(tmp_path, "one"))
+    other = str(self_signed(tmp_path, "two")[0])
+    locked, of_locked = map(str, self_signed(tmp_path, "three", "-passout", "pass:secret"))
     with bound(ServerConfig(port=0, ssl_keyfile=key, ssl_certfile=found)) as good:
         assert isinstance(good.tls, ssl.SSLContext) and good.addresses.startswith("https://")
     for keyfile, certfile, subject, words in (
