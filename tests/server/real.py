@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,24 @@ class Real:
     @property
     def stats(self) -> EngineStats:
         return self.loop.call(Engine.stats)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The engine takes no step until the block ends: what is asked meanwhile reaches it all at once."""
+        reached, released = threading.Event(), threading.Event()
+
+        def hold(_: Engine) -> None:
+            reached.set()
+            released.wait(60)
+
+        holder = threading.Thread(target=self.loop.call, args=(hold,))
+        holder.start()
+        try:
+            reached.wait(60)
+            yield
+        finally:
+            released.set()
+            holder.join()
 
     def check_idle(self) -> None:
         """Nothing is left of any request, and the engine's books balance."""

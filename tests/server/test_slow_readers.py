@@ -6,7 +6,7 @@ import json
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from aphrodite.types.stats import EngineStats
 from tests.server.process import running
 from tests.server.serving import Serving, serving
 from tests.support.checkpoints import Checkpoints
+from tests.support.waiting import until
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
 # Many bytes a token: 0.5 MB in all, of which 0.2 MB fit between the engine and a client that does not read.
@@ -79,13 +80,6 @@ def texts(found: list[Any]) -> list[str]:
         for choice in frame["choices"]:
             parts[choice["index"]] += choice["text"]
     return parts
-
-
-def until(said: Callable[[], bool], within_s: float = 30) -> None:
-    deadline = time.monotonic() + within_s
-    while not said():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 class Engaged:
@@ -197,8 +191,8 @@ def test_a_whole_answer_that_nobody_reads_is_dropped(folder: Path, keeps_alive: 
         sock.connect(("127.0.0.1", server.port))
         sock.sendall(head % (len(body), body))
         taken = b""
-        until = time.monotonic() + 2
-        while time.monotonic() < until:  # slowly, for longer than nothing may be taken
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:  # slowly, for longer than nothing may be taken
             taken += sock.recv(1000)
             time.sleep(0.05)
         length = int(taken.lower().partition(b"content-length: ")[2].split()[0])
