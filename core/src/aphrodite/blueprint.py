@@ -11,7 +11,7 @@ from typing import NamedTuple
 from aphrodite.config.engine import DUMMY, EngineConfig
 from aphrodite.discovery.discover import Discovery
 from aphrodite.discovery.registry import PlatformEntry
-from aphrodite.errors import AphroditeError, ModelError, PluginError
+from aphrodite.errors import AphroditeError, ModelError, PluginError, told
 from aphrodite.footprint import footprint, plain_weights
 from aphrodite.models.config import HFConfig
 from aphrodite.models.decoder import Decoder
@@ -199,9 +199,11 @@ def make_platform(entry: PlatformEntry) -> Platform:
         missing = [part for part in parts if not hasattr(platform, part)]
     except AphroditeError:
         raise
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit, and the panics of native libraries
         raise PluginError(
-            f"plugin {entry.plugin!r} could not make its platform: {type(error).__name__}: {error}",
+            f"plugin {entry.plugin!r} could not make its platform: {told(error)}",
             subject=entry.plugin,
         ) from error
     if missing or not isinstance(platform.limits, Limits):

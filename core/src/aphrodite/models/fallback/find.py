@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aphrodite.errors import ModelError
+from aphrodite.errors import ModelError, told
 from aphrodite.layers.rope import Longest
 from aphrodite.models.config import HFConfig
 from aphrodite.models.fallback.quiet import quiet
@@ -166,7 +166,7 @@ def _read(kind: type[Any], config: HFConfig, alone: str) -> Any:
             return kind.from_dict(copy.deepcopy(data))
     except Exception as error:  # whatever its validation raises
         raise ModelError(
-            f"{alone}, and Transformers cannot read its config: {type(error).__name__}: {error}", subject="config.json"
+            f"{alone}, and Transformers cannot read its config: {told(error)}", subject="config.json"
         ) from error
 
 

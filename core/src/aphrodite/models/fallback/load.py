@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from aphrodite.errors import AphroditeError, CheckpointError
+from aphrodite.errors import AphroditeError, CheckpointError, told
 from aphrodite.models.fallback.alone import require_alone
 from aphrodite.models.fallback.interface import NAME, LoadedModel, connect
 from aphrodite.models.fallback.quiet import quiet
@@ -89,7 +89,7 @@ def _assemble(spec: ModuleSpec, source: TensorSource, dtype: str, progress: Prog
         raise
     except Exception as error:
         raise CheckpointError(
-            f"{where}: Transformers cannot load these weights: {type(error).__name__}: {error}", subject=where
+            f"{where}: Transformers cannot load these weights: {told(error)}", subject=where
         ) from error
     finally:
         progress.finish()
