@@ -1,5 +1,4 @@
-"""The engine's thread: it says when the last of the work is done, once, however that ended; where it fails itself, nobody
-waits for ever."""
+"""The engine's thread: it says when the last of the work is done, once. Where it fails, nobody waits for ever."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from aphrodite.errors import AphroditeError, ModelError, PluginError, told
 from aphrodite.footprint import footprint, plain_weights
 from aphrodite.models.config import HFConfig
 from aphrodite.models.decoder import Decoder
+from aphrodite.models.fallback.load import check_size
 from aphrodite.models.fallback.network import ModuleNetwork
 from aphrodite.models.fallback.spec import ModuleSpec
 from aphrodite.models.generation import GenerationConfig
@@ -84,7 +85,7 @@ def draw_up(config: EngineConfig, *, weights: bool = False, show_bars: bool = Fa
     found = find_plugins(config)
     entry = choose_device(config, found, reasons)
     folder, hf, spec = read_model(config, reasons, weights=weights, show_bars=show_bars)
-    generation = GenerationConfig.read(config.model.generation_config, folder, hf)
+    generation = GenerationConfig.read(config.model.generation_config, folder, hf, spec.vocab_size)
     reasons.say("sampling", generation.reason)
     source = _open_weights(folder, spec) if weights and config.model.load_format != DUMMY else None
     platform = make_platform(entry)
@@ -248,9 +249,12 @@ def make_planner(
 
 def _open_weights(folder: Path, spec: DecoderSpec | ModuleSpec) -> SafetensorsSource:
     """The checkpoint's files. CheckpointError or ModelError, before any device is touched, if a header is not sound, or
-    if tensors are missing, of other shapes or not part of the network. What modules want, Transformers will say."""
+    if tensors are missing, of other shapes or not part of the network. Of what modules want only the size is checked:
+    which tensors they are, Transformers will say."""
     if not isinstance(spec, DecoderSpec):
-        return SafetensorsSource(folder, skip_unreadable=True)
+        files = SafetensorsSource(folder, skip_unreadable=True)
+        check_size(spec, files, str(folder))
+        return files
     source = SafetensorsSource(folder)
     decoder = Decoder(spec, "f32", 1)  # names and shapes depend on neither
     parameters = [parameter.as_in(source.infos()) for parameter in decoder.parameters.values()]

@@ -12,8 +12,8 @@
     ├── DeviceError                exit 1   the device failed while running
     └── EngineDied                 exit 1   the process that an engine lives in has ended
 
-Each carries the object at fault in `subject`. A message says what was given, what was expected and what to do. It is one
-line of bounded length without control characters, whatever it quotes: a file's field, another's exception.
+Each carries the object at fault in `subject`. A message says what was given, what was expected and what to do. It is
+one line of bounded length without control characters, whatever it quotes: a file's field, another's exception.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def told(error: BaseException) -> str:
 
 
 def one_line(text: str) -> str:
-    """A text as a message may have it: lines become one, what is not printable is escaped, and a long middle left out."""
+    """A text as a message may have it: on one line, what is not printable escaped, and a long middle left out."""
     if len(text) > _MOST_CHARS:
         half = _MOST_CHARS // 2
         text = f"{text[:half]} ... ({len(text) - 2 * half} characters more) ... {text[-half:]}"
