@@ -11,10 +11,11 @@ from typing import NamedTuple
 from aphrodite.config.engine import DUMMY, EngineConfig
 from aphrodite.discovery.discover import Discovery
 from aphrodite.discovery.registry import PlatformEntry
-from aphrodite.errors import AphroditeError, ModelError, PluginError
+from aphrodite.errors import AphroditeError, ModelError, PluginError, told
 from aphrodite.footprint import footprint, plain_weights
 from aphrodite.models.config import HFConfig
 from aphrodite.models.decoder import Decoder
+from aphrodite.models.fallback.load import check_size
 from aphrodite.models.fallback.network import ModuleNetwork
 from aphrodite.models.fallback.spec import ModuleSpec
 from aphrodite.models.generation import GenerationConfig
@@ -84,7 +85,7 @@ def draw_up(config: EngineConfig, *, weights: bool = False, show_bars: bool = Fa
     found = find_plugins(config)
     entry = choose_device(config, found, reasons)
     folder, hf, spec = read_model(config, reasons, weights=weights, show_bars=show_bars)
-    generation = GenerationConfig.read(config.model.generation_config, folder, hf)
+    generation = GenerationConfig.read(config.model.generation_config, folder, hf, spec.vocab_size)
     reasons.say("sampling", generation.reason)
     source = _open_weights(folder, spec) if weights and config.model.load_format != DUMMY else None
     platform = make_platform(entry)
@@ -199,9 +200,11 @@ def make_platform(entry: PlatformEntry) -> Platform:
         missing = [part for part in parts if not hasattr(platform, part)]
     except AphroditeError:
         raise
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit, and the panics of native libraries
         raise PluginError(
-            f"plugin {entry.plugin!r} could not make its platform: {type(error).__name__}: {error}",
+            f"plugin {entry.plugin!r} could not make its platform: {told(error)}",
             subject=entry.plugin,
         ) from error
     if missing or not isinstance(platform.limits, Limits):
@@ -246,9 +249,12 @@ def make_planner(
 
 def _open_weights(folder: Path, spec: DecoderSpec | ModuleSpec) -> SafetensorsSource:
     """The checkpoint's files. CheckpointError or ModelError, before any device is touched, if a header is not sound, or
-    if tensors are missing, of other shapes or not part of the network. What modules want, Transformers will say."""
+    if tensors are missing, of other shapes or not part of the network. Of what modules want only the size is checked:
+    which tensors they are, Transformers will say."""
     if not isinstance(spec, DecoderSpec):
-        return SafetensorsSource(folder, skip_unreadable=True)
+        files = SafetensorsSource(folder, skip_unreadable=True)
+        check_size(spec, files, str(folder))
+        return files
     source = SafetensorsSource(folder)
     decoder = Decoder(spec, "f32", 1)  # names and shapes depend on neither
     parameters = [parameter.as_in(source.infos()) for parameter in decoder.parameters.values()]

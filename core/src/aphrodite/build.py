@@ -9,7 +9,7 @@ from typing import Any
 from aphrodite.blueprint import Blueprint, draw_up
 from aphrodite.config.engine import EngineConfig
 from aphrodite.engine.engine import Engine
-from aphrodite.errors import CapacityError
+from aphrodite.errors import CapacityError, told
 from aphrodite.kv.manager import KVCacheManager
 from aphrodite.models.decoder import Decoder
 from aphrodite.models.fallback.interface import LoadedModel
@@ -235,7 +235,7 @@ class _Assembly:
 
 def _does_not_fit(blueprint: Blueprint, free_bytes: int, error: Exception) -> CapacityError:
     """What to say when the device refuses memory that it seemed to have."""
-    sizes, said = blueprint.sizes, f"{type(error).__name__}: {' '.join(str(error).split())}"
+    sizes, said = blueprint.sizes, told(error)
     free = f", and {readable(free_bytes)} were free" if free_bytes > 0 else ""
     return CapacityError(
         f"memory ran out while the engine was built on {blueprint.entry.info.device}: it needs {blueprint.taken} and a "

@@ -11,7 +11,7 @@ import pluggy
 
 from aphrodite.discovery import hooks
 from aphrodite.discovery.registry import Registrar, Registry
-from aphrodite.errors import PluginError
+from aphrodite.errors import PluginError, one_line
 from aphrodite.ops.schema import Schema
 from aphrodite.platform.spi import DeviceInfo, Limits, Unavailable
 
@@ -190,7 +190,7 @@ def _last_line(error: BaseException) -> str:
         text = str(error).strip().splitlines()
     except Exception:
         text = []  # an error that cannot even be printed
-    return f"{type(error).__name__}: {text[-1]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {one_line(text[-1])}" if text else type(error).__name__
 
 
 class _Hooks:

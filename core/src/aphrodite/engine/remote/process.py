@@ -183,7 +183,7 @@ def serve(channel: Channel, build: Build, pulse_s: tuple[float, float] = PULSE_S
             channel.send(Pulse(engine.stats()))
 
     try:
-        loop = EngineLoop(make, rests)
+        loop = EngineLoop(make, rests, lambda error: _end(channel, error))
     except AphroditeError as error:
         _end(channel, error)
         raise
