@@ -225,7 +225,8 @@ def test_of_outputs_an_answer_may_hold_so_many_and_no_more(model: Path, stream: 
 
 
 def test_what_ordinary_clients_ask_of_log_probabilities_is_within_the_bounds() -> None:
-    bounds = LogprobBounds(ServiceSettings(()).max_prompt_logprobs, ServiceSettings(()).max_output_logprobs)
+    settings = ServiceSettings((), 1)
+    bounds = LogprobBounds(settings.max_prompt_logprobs, settings.max_output_logprobs)
     under_way = [Holding(4096 * 21)] * 64
     for max_tokens, room, logprobs, n in ((4096, 8192, 20, 1), (4096, 8192, 20, 16), (None, 131_000, 20, 1)):
         bounds.check([prepared(max_tokens, room, logprobs, n)], under_way, 1.0)
