@@ -18,6 +18,9 @@ one line of bounded length without control characters, whatever it quotes: a fil
 
 from __future__ import annotations
 
+import re
+
+_LINE_END = re.compile(r"[ \t\r]*\n\s*")
 _MOST_CHARS = 2000  # of a message; of a longer one its middle is left out
 
 
@@ -95,5 +98,5 @@ def one_line(text: str) -> str:
         text = f"{text[:half]} ... ({len(text) - 2 * half} characters more) ... {text[-half:]}"
     if text.isprintable():
         return text
-    text = " ".join(text.split("\n"))
+    text = _LINE_END.sub(" ", text)
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
