@@ -164,7 +164,7 @@ def test_a_request_that_offers_another_protocol_is_taken_with_its_body(folder: P
 
 
 def test_an_answer_is_here_before_the_system_would_have_waited_for_more(folder: Path) -> None:
-    """A head and a body are two packets: the second must not wait until the first is acknowledged, which takes 40 ms."""
+    """A head and a body are two packets: the second does not wait until the first is acknowledged."""
     with serving(folder) as server, httpx.Client() as client:
         took_s = []
         for _ in range(40):

@@ -149,11 +149,11 @@ def test_a_response_that_its_client_ends_stays_cancelled(folder: Path) -> None:
 def test_the_store_keeps_within_its_bounds() -> None:
     store = Store(max_responses=3, max_bytes=1000)
     for number in range(5):
-        store.put(str(number), Kept({"id": str(number)}, [], None))
+        store.put(str(number), Kept({"id": str(number)}, [], [], None))
     assert len(store) == 3 and store.get("1", None) is None and store.get("2", None) is not None
-    store.put("5", Kept({"id": "5"}, [], None))
+    store.put("5", Kept({"id": "5"}, [], [], None))
     assert store.get("3", None) is None and store.get("2", None) is not None, "the longest unused goes"
-    store.put("large", Kept({"text": "x" * 2000}, [], None))
+    store.put("large", Kept({"text": "x" * 2000}, [], [], None))
     assert store.get("large", None) is None
-    store.put("large", Kept({"text": "x" * 900}, [], None))
+    store.put("large", Kept({"text": "x" * 900}, [], [], None))
     assert len(store) <= 3 and store.num_bytes <= 1000

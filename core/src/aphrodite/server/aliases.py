@@ -143,7 +143,7 @@ OFF: Mapping[str, Off] = {
     "quiet": _anything,  # whether the server's terminal shows the text: it never does
 }
 
-# Of parameters that are not here those that ask for work: what they may be, for a server that has them and for this one.
+# Of parameters that are not here those that ask for work: what they may be all the same.
 BOUNDS: Mapping[str, Rule] = {"best_of": Rule(int, f"in 0..{MAX_N}", lambda value: 0 <= value <= MAX_N)}
 
 # A parameter that does nothing while another is off: parameter -> those others, all of them off.

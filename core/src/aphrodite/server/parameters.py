@@ -14,8 +14,7 @@ import msgspec
 
 from aphrodite.errors import UsageError
 from aphrodite.server.aliases import ALIASES, BOUNDS, DETAILS, OFF
-from aphrodite.server.errors import ApiError, invalid
-from aphrodite.server.openai.fields import shown
+from aphrodite.server.errors import ApiError, invalid, shown
 from aphrodite.types.sampling_params import MAX_BIAS, Items, Rule, SamplingParams, parameters
 
 _RULES: Mapping[str, Rule] = {item.name: item.metadata["rule"] for item in parameters()}
