@@ -67,7 +67,9 @@ async def asked(body: Mapping[str, Any], call: Call) -> Asked:
         ignored.append("logprobs")
     if fields.flag(body, "replace_instruct_placeholders") and _PLACEHOLDER in prompt:
         ignored.append("replace_instruct_placeholders")
-    ignored += [name for name, ours in _OPPOSITES.items() if name in body and body[name] is body.get(ours)]
+    ignored += [
+        name for name, ours in _OPPOSITES.items() if body.get(name) in (True, False) and body[name] is body.get(ours)
+    ]
     generation = Generation(sampling=found.sampling, prompts=(whole,), source="prompt", ignored=tuple(ignored))
     return Asked(generation, genkey(body))
 
