@@ -153,11 +153,28 @@ def test_tokens_are_counted_as_the_model_gets_them(folder: Path, client: Clients
     assert counted.input_tokens == whole.usage.input_tokens
 
 
+def test_a_conversation_is_counted_however_long_it_is(folder: Path, client: Clients) -> None:
+    messages = [{"role": "user", "content": "a b " * 600}]
+    with serving(folder) as server:
+        counted = client(server).messages.count_tokens(model=NAME, messages=messages)  # type: ignore[arg-type]
+        refused = httpx.post(f"{server.url}/v1/messages", json={**ASK, "messages": messages})
+        listed = httpx.post(f"{server.url}/tokenize", json={"messages": messages})
+    assert refused.status_code == 400 and counted.input_tokens > 1024
+    assert f"messages has {counted.input_tokens} tokens" in refused.json()["error"]["message"]
+    assert listed.json()["count"] == len(listed.json()["tokens"]) == counted.input_tokens
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"max_tokens": None}, "max_tokens must be there"),
         ({"max_tokens": 0}, "max_tokens must be an integer in 1"),
+        ({"output_format": {"type": "json_schema", "schema": {}}}, "output_format {'type': 'json_schema'"),
+        ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format {'type': 'json_schema'"),
+        ({"thinking": 7}, "thinking must be an object, got 7"),
+        ({"tools": [TOOL, {**TOOL, "name": "g", "input_schema": 7}]}, "tools[1].input_schema must be an object"),
+        ({"tools": [{"name": f"f{i}"} for i in range(129)]}, "tools[128] is one too many"),
+        ({"n": 10**9}, "n must be an integer in 1..64, got 1000000000"),
         ({"messages": []}, "messages must be a list of at least one"),
         ({"messages": [{"role": "robot", "content": "a"}]}, "messages[0].role must be user or assistant"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0].type is 'image'"),
