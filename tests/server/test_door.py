@@ -23,6 +23,7 @@ from tests.support.waiting import until
 ID = b"0123456789abcdef0123456789abcdef"
 BODY = b'{"prompt": "a b c"}'
 PLAIN = POST + b"content-length: %d\r\n\r\n%s" % (len(BODY), BODY)
+LONG = b'{"prompt": "%s"}' % (b"a b c" * 120)  # more than who asks for nothing has to say
 MODELS = b"GET /v1/models HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
 _AN_ID = re.compile(rb"[0-9a-f]{32}")
 
@@ -54,7 +55,10 @@ def test_the_answer_is_the_applications_on_every_route(folder: Path) -> None:
         paths = [route.path for route, _ in server.site.routes if route.generates]
         assert len(paths) >= 8
         for path in paths:
-            plain = PLAIN.replace(b"/v1/completions", path.encode())
+            plain = POST.replace(b"/v1/completions", path.encode()) + b"content-length: %d\r\n\r\n%s" % (
+                len(LONG),
+                LONG,
+            )
             odd = plain.replace(b"host: a\r\n", b"host: a\r\nx-request-id: %s\r\n" % ID)
             assert refused_at_door(server, plain) and not refused_at_door(server, odd), path
             by_door, by_app = (

@@ -56,11 +56,11 @@ class Door:
     def __init__(self, site: Site) -> None:
         settings = site.settings
         paths = {
-            route.path.encode(): dialect
+            route.path.encode(): (dialect, route)
             for route, dialect in site.routes
             if route.generates and route.method == "POST" and route.access == Access.KEY and "{" not in route.path
         }
-        self._dialects = paths | {settings.root_path.encode() + path: one for path, one in paths.items()}
+        self._places = paths | {settings.root_path.encode() + path: one for path, one in paths.items()}
         self._service = site.service
         self._admission = site.service.admission
         self._metrics = site.service.metrics
@@ -79,15 +79,16 @@ class Door:
     def let_in(self, scope: Mapping[str, Any]) -> None:
         """A request is here, all of it, and the application is about to be asked: if it is a generation, whoever comes
         in the same moment is to know. What has yet to be received is not counted, for it may never come."""
-        if scope["method"] == "POST" and scope["raw_path"] in self._dialects:
+        if scope["method"] == "POST" and scope["raw_path"] in self._places:
             scope["extensions"][ENTRY] = self._admission.enter()
 
     def refuse(self, data: bytes) -> Refusal | None:
         """Refuse the request that `data` begins with, while the door is shut. None: the application is to answer."""
         head = _HEAD.match(data, 0, _MOST_HEAD_BYTES)
-        dialect = self._dialects.get(head[1]) if head is not None else None
-        if head is None or dialect is None:
+        place = self._places.get(head[1]) if head is not None else None
+        if head is None or place is None:
             return None
+        dialect, route = place
         pairs = _FIELD.findall(head[2].lower())
         fields: dict[bytes, bytes] = dict(pairs)
         length = fields.get(b"content-length", b"").strip()
@@ -95,6 +96,7 @@ class Door:
             len(fields) < len(pairs)
             or not _UNUSUAL.isdisjoint(fields)
             or not (length.isdigit() and len(length) < _MOST_DIGITS and int(length) <= self._most_body_bytes)
+            or not route.is_refused_unread(int(length))
             or not (self._keys is None or self._keys.hold(_key(head[2])))
         ):
             return None
