@@ -17,10 +17,10 @@ POST = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/j
 
 
 def slowly(request: Any) -> Iterator[int | float | str]:
-    for _ in range(400):
+    """A token every 20 ms, for as long as somebody wants them."""
+    while True:
         yield request.prompt_token_ids[-1]
         yield 0.02
-    yield "length"
 
 
 @contextmanager
