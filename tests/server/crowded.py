@@ -48,6 +48,11 @@ class Taker:
         self._sock = sock
         self.num_left = num_times
 
+    def sip(self) -> None:
+        """What has come, if anything."""
+        if select.select([self._sock], [], [], 0)[0]:
+            self.taken += self._sock.recv(1 << 16)
+
     def take(self) -> None:
         """All that has come, if it is one of those times."""
         if self.num_left:
@@ -59,21 +64,28 @@ class Taker:
 
 @contextmanager
 def looked_at(
-    patch: pytest.MonkeyPatch, sock: socket.socket, num_times: int, *, and_then: bool = True
+    patch: pytest.MonkeyPatch, sock: socket.socket, num_times: int, *, num_answers: int = 1, and_then: bool = True
 ) -> Iterator[Taker]:
     """The only client whose answers are larger than what the system keeps for it.
 
-    and_then  whether the server goes on to look when the client takes nothing more"""
+    num_answers  so many are written before the server looks; until then the client takes what comes
+    and_then     whether the server goes on to look when the client takes nothing more"""
     taker = Taker(sock, num_times + 1)
-    watch, check, lost = Protocol._watch_unread, Protocol._check_unread, Protocol.connection_lost
+    complete, check, lost = Protocol.on_response_complete, Protocol._check_unread, Protocol.connection_lost
+    count = 0
 
-    def watching(self: Protocol) -> None:
-        watch(self)
-        if self._unread_timer is not None and not taker.taken:
+    def completing(self: Protocol) -> None:
+        nonlocal count
+        complete(self)
+        count += 1
+        if count == num_answers:
             taker.take()
 
     def checking(self: Protocol, before: int) -> None:
-        if taker.num_left or and_then:
+        if count < num_answers:
+            taker.sip()
+            self._unread_timer = self.loop.call_later(0.01, self._check_unread, before)
+        elif taker.num_left or and_then:
             check(self, before)
             taker.take()
 
@@ -82,7 +94,7 @@ def looked_at(
         taker.is_cut = True
 
     with patch.context() as patched:
-        patched.setattr(Protocol, "_watch_unread", watching)
+        patched.setattr(Protocol, "on_response_complete", completing)
         patched.setattr(Protocol, "_check_unread", checking)
         patched.setattr(Protocol, "connection_lost", losing)
         yield taker
