@@ -125,6 +125,11 @@ def test_details_of_what_is_off_are_silent() -> None:
         ({"stop_sequence": [""]}, "stop_sequence must be"),
         ({"logit_bias": [[7]]}, "logit_bias must be"),
         ({"logit_bias": {"x": 1}}, "logit_bias must map token ids"),
+        (
+            {"logit_bias": {str(one): 1 for one in range(1025)}},
+            "logit_bias must have at most 1024 entries, got 1025",
+        ),
+        ({"logit_bias": [[token, 1] for token in range(9000)]}, "logit_bias must have at most 1024 entries, got 9000"),
     ],
 )
 def test_a_refusal_names_what_the_client_sent(body: dict[str, Any], said: str) -> None:

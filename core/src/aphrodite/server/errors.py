@@ -9,9 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from aphrodite.errors import AphroditeError, CapacityError, ContextLengthError, EngineDied, UsageError
+from aphrodite.types.shown import shown
 
 _MOST_CHARACTERS = 500
-_SHOWN = 60  # characters of a value
 _TYPES: Mapping[int, str] = {
     401: "authentication_error",
     403: "permission_error",
@@ -64,12 +64,6 @@ class ApiError(Exception):
 def invalid(param: str | None, message: str, code: str = "invalid_value") -> ApiError:
     """A field that cannot be used."""
     return ApiError(400, code, message, param)
-
-
-def shown(value: Any) -> str:
-    """A value in a message."""
-    found = repr(value[:_SHOWN] if isinstance(value, (str, list)) else value)
-    return found if len(found) <= _SHOWN else found[: _SHOWN - 3] + "..."
 
 
 def form(value: Any) -> str:
@@ -149,8 +143,8 @@ def from_exception(error: BaseException, secrets: Mapping[str, str] = MappingPro
 def scrubbed(text: str, secrets: Mapping[str, str] = MappingProxyType({})) -> str:
     """A text of ours without paths and addresses, in one line of bounded length."""
     text = text.replace("prompts[", "prompt[")
-    for secret, shown in secrets.items():
-        text = text.replace(secret, shown)
+    for secret, stands in secrets.items():
+        text = text.replace(secret, stands)
     return _shortened(" ".join(_PRIVATE.sub("...", text).split()))
 
 

@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aphrodite.server.errors import invalid, shown
+from aphrodite.server.errors import invalid
+from aphrodite.types.shown import shown
 
 _MAX_NAME = 64
 

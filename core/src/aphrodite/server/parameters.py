@@ -14,8 +14,10 @@ import msgspec
 
 from aphrodite.errors import UsageError
 from aphrodite.server.aliases import ALIASES, BOUNDS, DETAILS, OFF
-from aphrodite.server.errors import ApiError, invalid, shown
+from aphrodite.server.errors import ApiError, invalid
 from aphrodite.types.sampling_params import MAX_BIAS, Items, Rule, SamplingParams, parameters
+from aphrodite.types.shaping import MAX_BIASES
+from aphrodite.types.shown import shown
 
 _RULES: Mapping[str, Rule] = {item.name: item.metadata["rule"] for item in parameters()}
 _DEFAULTS: Mapping[str, Any] = {item.name: item.metadata["default"] for item in parameters()}
@@ -132,6 +134,8 @@ def _loose(name: str, value: Any, rule: Rule) -> Any:
         return int(value)
     if rule.kind is bool and type(value) is int and value in (0, 1):
         return bool(value)
+    if rule.items is Items.BIASES and isinstance(value, (dict, list)) and len(value) > MAX_BIASES:
+        raise invalid(name, f"{name} must have at most {MAX_BIASES} entries, got {len(value)}")
     if rule.items is Items.BIASES and isinstance(value, Mapping):
         return {_token(name, token): bias for token, bias in value.items()}
     if rule.items is Items.BIASES and isinstance(value, list):

@@ -25,7 +25,6 @@ from aphrodite.server.errors import (
     from_exception,
     invalid,
     model_loading,
-    shown,
     unknown_model,
 )
 from aphrodite.server.generation import Chat, Generation
@@ -34,6 +33,7 @@ from aphrodite.server.metrics import Metrics
 from aphrodite.server.reading import PLAIN, Reading
 from aphrodite.server.run import Prompt, Run
 from aphrodite.text.formats.select import AUTO, select
+from aphrodite.types.shown import shown
 
 if TYPE_CHECKING:
     from aphrodite.server.dialect import Call

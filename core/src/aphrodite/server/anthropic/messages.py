@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aphrodite.server.errors import ApiError, form, invalid, shown
+from aphrodite.server.errors import ApiError, form, invalid
 from aphrodite.server.openai import fields
+from aphrodite.types.shown import shown
 
 _THOUGHTS = ("thinking", "redacted_thinking")
 

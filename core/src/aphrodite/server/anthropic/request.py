@@ -8,12 +8,13 @@ from typing import Any
 
 from aphrodite.server.anthropic.messages import conversation, ends_with_assistant
 from aphrodite.server.dialect import Call
-from aphrodite.server.errors import invalid, shown
+from aphrodite.server.errors import invalid
 from aphrodite.server.generation import Chat, Generation
 from aphrodite.server.idle import Idle, Kind, idle, others
 from aphrodite.server.openai import fields
 from aphrodite.server.openai.tools import checked_tools
 from aphrodite.server.parameters import read
+from aphrodite.types.shown import shown
 
 _MAX_TOKENS = 2**31 - 1
 _IDLE: Mapping[str, Idle] = {

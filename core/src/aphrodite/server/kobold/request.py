@@ -8,10 +8,11 @@ from typing import Any
 
 from aphrodite.engine.host import Model
 from aphrodite.server.dialect import Call
-from aphrodite.server.errors import invalid, shown
+from aphrodite.server.errors import invalid
 from aphrodite.server.generation import Generation
 from aphrodite.server.openai import fields
 from aphrodite.server.parameters import read
+from aphrodite.types.shown import shown
 
 _DEFAULT_LENGTH = 80
 _MAX_INT = 2**31 - 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from aphrodite.server.errors import invalid, shown
+from aphrodite.server.errors import invalid
+from aphrodite.types.shown import shown
 
 _DURATION = re.compile(r"[+-]?(?:0|(?:(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})(?:h|m|s|ms|us|\u00b5s|ns))+)", re.ASCII)
 _SECONDS = re.compile(r"[+-]?\d{1,20}(?:\.\d{0,20})?", re.ASCII)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from aphrodite.server.dialect import Call
-from aphrodite.server.errors import ApiError, form, invalid, shown
+from aphrodite.server.errors import ApiError, form, invalid
 from aphrodite.server.generation import Chat, Generation
 from aphrodite.server.idle import Idle, Kind, idle, others
 from aphrodite.server.ollama.keep import is_unload
 from aphrodite.server.openai import fields
 from aphrodite.server.openai.tools import checked_tools
 from aphrodite.server.parameters import Read, read
+from aphrodite.types.shown import shown
 
 _ROLES = ("system", "user", "assistant", "tool")
 _EFFORTS = ("low", "medium", "high")

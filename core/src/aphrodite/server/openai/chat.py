@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from aphrodite.server.dialect import Call, Json, Reply, Stream, event
-from aphrodite.server.errors import ApiError, form, invalid, shown
+from aphrodite.server.errors import ApiError, form, invalid
 from aphrodite.server.generation import Chat, Choice, Generation, Piece
 from aphrodite.server.openai import fields
 from aphrodite.server.openai.fields import Streaming
@@ -18,6 +18,7 @@ from aphrodite.server.run import Run
 from aphrodite.text.formats.events import CallArguments, CallStart, Content, Event, Reasoning
 from aphrodite.types.outputs import Logprob
 from aphrodite.types.sampling_params import MAX_LOGPROBS
+from aphrodite.types.shown import shown
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 CONVERSATION = (  # fields of which the prompt is made

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aphrodite.server.errors import invalid, shown
+from aphrodite.server.errors import invalid
 from aphrodite.server.generation import Usage
 from aphrodite.server.idle import Idle, Kind, idle
 from aphrodite.types.outputs import Logprob
+from aphrodite.types.shown import shown
 
 # Labels that OpenAI keeps beside a request, and switches.
 _LABELS: Mapping[str, Idle] = {
@@ -123,9 +124,10 @@ def token_ids(body: Mapping[str, Any], name: str, size: int) -> list[int]:
     value = array(body, name)
     if value is None:
         raise invalid(name, f"{name} must be there: a list of token ids in 0..{size - 1}")
-    for place, one in enumerate(value):
-        if type(one) is not int or not 0 <= one < size:
-            raise invalid(f"{name}[{place}]", f"{name}[{place}] must be a token id in 0..{size - 1}, got {shown(one)}")
+    if value and not (set(map(type, value)) == {int} and min(value) >= 0 and max(value) < size):
+        place = next(at for at, one in enumerate(value) if type(one) is not int or not 0 <= one < size)
+        where = f"{name}[{place}]"
+        raise invalid(where, f"{where} must be a token id in 0..{size - 1}, got {shown(value[place])}")
     return value
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from aphrodite.server.body import Limits
-from aphrodite.server.errors import ApiError, invalid, shown
+from aphrodite.server.errors import ApiError, invalid
+from aphrodite.types.shown import shown
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 _TYPES = ("string", "number", "integer", "boolean", "object", "array", "null")

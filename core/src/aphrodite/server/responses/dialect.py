@@ -8,7 +8,7 @@ from typing import Any
 
 from aphrodite.engine.host import Model
 from aphrodite.server.dialect import Call, Dialect, Json, Reply, Route, Stream, event
-from aphrodite.server.errors import ApiError, invalid, shown
+from aphrodite.server.errors import ApiError, invalid
 from aphrodite.server.generation import Piece
 from aphrodite.server.idle import others
 from aphrodite.server.openai import fields
@@ -18,6 +18,7 @@ from aphrodite.server.responses.pages import page
 from aphrodite.server.responses.request import Asked, read_request
 from aphrodite.server.responses.store import Kept, Store
 from aphrodite.server.run import Run
+from aphrodite.types.shown import shown
 
 _BUSY = (404, 408, 413, 415, 429, 500, 503, 504)
 _TEXT: Mapping[str, Any] = {"type": "string"}

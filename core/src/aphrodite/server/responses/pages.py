@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aphrodite.server.dialect import Call
-from aphrodite.server.errors import invalid, shown
+from aphrodite.server.errors import invalid
 from aphrodite.server.idle import others
+from aphrodite.types.shown import shown
 
 _MOST, _DEFAULT = 100, 20
 _ORDERS = ("asc", "desc")

@@ -9,7 +9,7 @@ from typing import Any
 
 from aphrodite.server.aliases import ALIASES
 from aphrodite.server.dialect import Call
-from aphrodite.server.errors import ApiError, form, invalid, shown
+from aphrodite.server.errors import ApiError, form, invalid
 from aphrodite.server.generation import Chat, Generation
 from aphrodite.server.idle import others
 from aphrodite.server.openai import fields
@@ -17,6 +17,7 @@ from aphrodite.server.openai.chat import arguments_of, checked_chat
 from aphrodite.server.openai.tools import check_choice, checked_tools
 from aphrodite.server.parameters import read
 from aphrodite.types.sampling_params import MAX_LOGPROBS
+from aphrodite.types.shown import shown
 
 _WITHOUT_EFFECT = ("user", "service_tier", "include", "parallel_tool_calls", "prompt_cache_key", "safety_identifier")
 _MISSING: Mapping[str, str] = {  # what would make another prompt of it, and what there is in its place
