@@ -15,13 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
-from aphrodite.server.dialect import Access, Dialect, Json, refusal
+from aphrodite.server.dialect import Access, Dialect, refusal
 from aphrodite.server.errors import ApiError
 from aphrodite.server.exchange import ENTRY
 from aphrodite.server.keys import presented
 from aphrodite.server.site import Site
+from aphrodite.server.wire import written
 
 # One way to read any text, so that no text takes longer than its length.
 _HEAD = re.compile(rb"POST (/[\w./-]*) HTTP/1\.1\r\n((?:[\w-]+:[\t -~]*\r\n){1,100})\r\n")
@@ -114,7 +113,7 @@ class Door:
         if made is None or made.until_s < now or made.reasons != reasons:
             error = service.no_room()
             reply = refusal(dialect, error, _ID.decode())
-            made = _Made(now + _SAME_S, reasons, error, reply.status, _written(reply))
+            made = _Made(now + _SAME_S, reasons, error, reply.status, written(reply, _ID.decode()))
             self._made[dialect.name] = made
         self._metrics.no_room(made.error)
         self._metrics.answered(made.status)
@@ -138,9 +137,3 @@ class _Made:
     error: ApiError
     status: int
     data: bytes
-
-
-def _written(reply: Json) -> bytes:
-    headers, body = reply.parts()
-    lines = "".join(f"{name}: {value}\r\n" for name, value in {"x-request-id": _ID.decode(), **headers}.items())
-    return b"%s%s\r\n%s" % (STATUS_LINE[reply.status], lines.encode("latin-1"), body)

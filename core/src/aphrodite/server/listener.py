@@ -33,7 +33,7 @@ class Listener:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._sockets = sockets
-        self._door = Door(site)
+        self._site = site
         self._tls = tls
         self._limits = site.settings.limits
         self._config = Config(
@@ -55,7 +55,7 @@ class Listener:
     async def start(self) -> None:
         """Accept connections from now on."""
         loop = asyncio.get_running_loop()
-        make = protocol_factory(self._config, self._state, self._limits, loop, self._door)
+        make = protocol_factory(self._config, self._state, loop, self._site, Door(self._site))
         for sock in self._sockets:
             if sock.family != socket.AF_UNIX:  # connections inherit it
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)

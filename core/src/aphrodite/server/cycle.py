@@ -1,0 +1,48 @@
+"""A request and its answer on a connection: uvicorn's, which leaves the end of the connection to us."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Cycle(RequestResponseCycle):
+    """Once the answer is written, `ends` says whether the connection is to end with it; whoever is told of that
+    (`on_response`) ends it. What has no length goes out as it is to a client of HTTP/1.0, which knows no chunks."""
+
+    ends = False
+    _is_unframed = False
+    _has_asked = False  # since the last part of the answer
+
+    async def send(self, message: Any) -> None:
+        """Write a part of the answer."""
+        if message["type"] == "http.response.start":
+            has_length = any(name == b"content-length" for name, _ in message["headers"])
+            if self.is_old and not has_length:
+                self._is_unframed, self.chunked_encoding = True, False
+        else:
+            if self._is_unframed and self.scope["method"] != "HEAD":
+                self.expected_content_length = len(message["body"])
+            if not message["more_body"]:
+                self.ends, self.keep_alive = not self.keep_alive, True
+        await super().send(message)
+        self._has_asked = False
+
+    @property
+    def is_old(self) -> bool:
+        """Whether the client speaks HTTP/1.0."""
+        return self.scope["http_version"] == "1.0"
+
+    def ask(self) -> None:
+        """Write what changes nothing for a client that waits for the answer, and is refused by the system of one that
+        is gone: an answer that says to wait on, or the first digit of the next chunk's length."""
+        if self.response_complete or self.is_old:
+            return
+        if not self.response_started:
+            self.transport.write(_CONTINUE)
+        elif self.chunked_encoding and not self._has_asked:
+            self._has_asked = True
+            self.transport.write(b"0")
