@@ -47,6 +47,7 @@ class Process:
         OSError if the system has nothing left for it."""
         ours, theirs = socket.socketpair()
         ours.sendall(packed(Start(VERSION, config)))
+        popen: subprocess.Popen[bytes] | None = None
         try:
             with theirs, _blocked():
                 popen = subprocess.Popen(
@@ -57,8 +58,11 @@ class Process:
                     stderr=subprocess.PIPE,
                     start_new_session=False,
                 )
-        except BaseException:
+        except BaseException:  # also a signal that has waited for it
             ours.close()
+            if popen is not None:
+                popen.kill()
+                popen.wait()
             raise
         ours.setblocking(False)
         found = cls(popen, ours)
