@@ -189,7 +189,7 @@ class Protocol(HttpToolsProtocol):
             self._ending.watch_unread()
             if found.closes:
                 self._rest()
-                self.transport.close()
+                self._ending.close()
                 return b""
             self._num_to_skip = max(0, found.num_bytes - len(data))
             if self._num_to_skip:
@@ -398,7 +398,12 @@ class Protocol(HttpToolsProtocol):
         if is_sending:
             self._ending.linger()
         else:
-            self.transport.close()
+            self._ending.close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """It has asked for nothing more for a while."""
+        if not self.transport.is_closing():
+            self._ending.close()
 
     def resume_writing(self) -> None:
         """The client has taken what was too much."""
@@ -444,7 +449,7 @@ class Protocol(HttpToolsProtocol):
             self._timer = self.loop.call_later(_CHECK_S, self._check_time)
         elif self._in_head and not self._num_head_bytes and not self._is_answering:
             self._is_refused = True
-            self.transport.close()  # it has said nothing: there is nothing to answer
+            self._ending.close()  # it has said nothing: there is nothing to answer
         else:
             self._refuse(ApiError(408, "request_timeout", "the request was not received in time", closes=True))
 
