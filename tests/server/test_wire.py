@@ -201,6 +201,35 @@ def test_requests_behind_one_another_are_looked_at_as_their_turn_comes(
         assert most < 1000
 
 
+@pytest.mark.parametrize("framing", [b"content-length: 100\r\n", CHUNKED])
+def test_a_body_that_is_still_to_come_when_the_server_ends_comes_too_late(
+    folder: Path, caplog: pytest.LogCaptureFixture, framing: bytes
+) -> None:
+    with serving(folder) as server:
+        sock = socket.create_connection(("127.0.0.1", server.port), timeout=5)
+        sock.sendall(POST + framing + b"\r\n")
+        time.sleep(0.1)
+    with sock:
+        head, _, body = received(sock).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ") and b"retry-after: " in head and b"connection: close" in head
+    assert json.loads(body)["error"]["code"] == "draining"
+    assert not [one for one in caplog.records if one.levelname != "INFO"]
+
+
+@pytest.mark.parametrize("more", ["", ', "stream": true'], ids=["whole", "stream"])
+def test_an_answer_that_is_cut_when_the_server_ends_is_not_another(
+    folder: Path, caplog: pytest.LogCaptureFixture, more: str
+) -> None:
+    with serving(folder, ScriptedEngine(slowly)) as server:
+        sock = socket.create_connection(("127.0.0.1", server.port), timeout=5)
+        sock.sendall(POST + asked(300, more))
+        time.sleep(0.2)
+    with sock:
+        found = received(sock)
+    assert found.count(b"HTTP/1.1 ") == bool(more) and b"Internal" not in found and not found.endswith(b"0\r\n\r\n")
+    assert not [one for one in caplog.records if one.levelname != "INFO"]
+
+
 # ---- a client that shuts its side -----------------------------------------------------------------------------------
 
 

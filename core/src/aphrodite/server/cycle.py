@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+_LOG = logging.getLogger("aphrodite.server")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -16,6 +19,20 @@ class Cycle(RequestResponseCycle):
     ends = False
     _is_unframed = False
     _has_asked = False  # since the last part of the answer
+
+    async def run_asgi(self, app: Any) -> None:
+        """Let the application answer. What it has not answered when it returns, or is told to end, nobody will."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except asyncio.CancelledError:  # the server ends
+            self.disconnected = True
+            self.transport.close()
+        except Exception:
+            _LOG.exception("a request could not be answered")
+        finally:
+            self.on_response = lambda: None
+        if not self.response_complete and not self.disconnected:
+            self.transport.close()
 
     async def send(self, message: Any) -> None:
         """Write a part of the answer."""

@@ -22,7 +22,7 @@ from aphrodite.server.cycle import Cycle
 from aphrodite.server.dialect import refusal
 from aphrodite.server.door import Door
 from aphrodite.server.ending import Ending
-from aphrodite.server.errors import ApiError, from_exception
+from aphrodite.server.errors import ApiError, draining, from_exception
 from aphrodite.server.exchange import request_id_of
 from aphrodite.server.gate import place_of
 from aphrodite.server.site import Site
@@ -259,7 +259,7 @@ class Protocol(HttpToolsProtocol):
         super().on_url(url)
         most = self._limits.url_bytes
         if len(self.url) > most:
-            error = ApiError(414, "uri_too_long", f"the target must have at most {most} bytes", closes=True)
+            error = ApiError(414, "uri_too_long", f"the target must have at most {most} bytes")
             raise self._refused(error)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -400,6 +400,13 @@ class Protocol(HttpToolsProtocol):
         else:
             self._ending.close()
 
+    def shutdown(self) -> None:
+        """The server ends: what is answered now is the last. A request that is not here yet comes too late."""
+        if self._in_body and self._is_answering and self._answered is self.cycle and not self.cycle.response_started:
+            self._refuse(draining())
+        else:
+            super().shutdown()
+
     def timeout_keep_alive_handler(self) -> None:
         """It has asked for nothing more for a while."""
         if not self.transport.is_closing():
@@ -418,7 +425,6 @@ class Protocol(HttpToolsProtocol):
             431,
             "headers_too_large",
             f"a request may have {limits.num_headers} headers of {limits.header_bytes} bytes together",
-            closes=True,
         )
 
     def _await_bytes(self) -> None:
@@ -451,7 +457,7 @@ class Protocol(HttpToolsProtocol):
             self._is_refused = True
             self._ending.close()  # it has said nothing: there is nothing to answer
         else:
-            self._refuse(ApiError(408, "request_timeout", "the request was not received in time", closes=True))
+            self._refuse(ApiError(408, "request_timeout", "the request was not received in time"))
 
     def _refused(self, error: ApiError) -> _RefusedError:
         """To be raised inside the parser."""
@@ -484,6 +490,7 @@ class Protocol(HttpToolsProtocol):
 
     def _words(self, error: ApiError) -> bytes:
         """An error in the words of whoever would have answered, as far as that is known."""
+        error = replace(error, closes=True)
         headers, method, url = [], b"", b""
         if self._has_begun:
             headers, method, url = self.headers, self.parser.get_method(), self.url
@@ -509,11 +516,11 @@ class Protocol(HttpToolsProtocol):
 
 
 def _no_http(message: str) -> ApiError:
-    return ApiError(400, "invalid_http", message, closes=True)
+    return ApiError(400, "invalid_http", message)
 
 
 def _no_memory() -> ApiError:
-    return replace(from_exception(MemoryError()), closes=True)
+    return from_exception(MemoryError())
 
 
 def protocol_factory(
