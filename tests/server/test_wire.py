@@ -201,6 +201,23 @@ def test_requests_behind_one_another_are_looked_at_as_their_turn_comes(
         assert most < 1000
 
 
+def test_a_body_that_turns_out_bad_is_told_and_counted_once_by_one_id(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "aphrodite"):
+        with serving(folder) as server, connected(server) as sock:
+            sock.sendall(POST.replace(b"completions", b"messages") + CHUNKED + b"\r\n")
+            time.sleep(0.1)
+            sock.sendall(b"no number\r\n")
+            head, _, body = received(sock).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ") and json.loads(body)["type"] == "error"
+        text = server.service.metrics.text().decode()
+        answers = [line for line in text.splitlines() if line.startswith("aphrodite:http_answers_total{")]
+        assert [line.split()[-1] for line in answers] == ["1.0"] and 'status="400"' in answers[0]
+        (line,) = caplog.records
+        assert line.request_id.encode() in head and "400" in line.getMessage()  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("framing", [b"content-length: 100\r\n", CHUNKED])
 def test_a_body_that_is_still_to_come_when_the_server_ends_comes_too_late(
     folder: Path, caplog: pytest.LogCaptureFixture, framing: bytes

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from aphrodite.server.errors import ApiError
 
 _LOG = logging.getLogger("aphrodite.server")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -17,6 +20,7 @@ class Cycle(RequestResponseCycle):
     (`on_response`) ends it. What has no length goes out as it is to a client of HTTP/1.0, which knows no chunks."""
 
     ends = False
+    _refusal: ApiError | None = None
     _is_unframed = False
     _has_asked = False  # since the last part of the answer
 
@@ -33,6 +37,20 @@ class Cycle(RequestResponseCycle):
             self.on_response = lambda: None
         if not self.response_complete and not self.disconnected:
             self.transport.close()
+
+    def refuse(self, error: ApiError) -> None:
+        """Nothing more of the body comes. Whoever waits for it is told why, and answers that."""
+        self._refusal = replace(error, closes=True)
+        self.keep_alive = self.waiting_for_100_continue = False
+        self.message_event.set()
+
+    async def receive(self) -> Any:
+        """The next part of the body; `http.disconnect` when the client is gone, `http.refused` when it is no good."""
+        message = await super().receive()
+        if self._refusal is None or message["type"] != "http.request":
+            return message
+        error, self._refusal = self._refusal, None
+        return {"type": "http.refused", "error": error}
 
     async def send(self, message: Any) -> None:
         """Write a part of the answer."""

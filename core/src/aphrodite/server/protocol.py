@@ -381,8 +381,7 @@ class Protocol(HttpToolsProtocol):
             if not self.pipeline and self._ahead:
                 self.loop.call_soon(self._take_ahead)
         elif self._last_words is not None:
-            self.transport.write(self._last_words)
-            self._end()
+            self._say_last_words()
         elif self._is_half_closed:
             self._end()
 
@@ -467,26 +466,31 @@ class Protocol(HttpToolsProtocol):
     def _refuse(self, error: ApiError | None) -> None:
         """Nothing that comes is of use any more, and an error, if there is one, says why. It is said when all before it
         is answered, and not in the middle of an answer to the request itself. Then the connection ends."""
-        words = b"" if error is None else self._words(error)
         self._is_refused = True
         self._ahead = b""
         self._rest()
-        is_behind = self._is_answering
-        if self._in_body:
-            if self.cycle is not self._answered:  # it would have been the next
-                self.pipeline.popleft()
-            elif not self._is_answering:
-                words = b""  # it was answered before its body was here
+        if self._in_body and self.cycle is self._answered:
+            if not self._is_answering:
+                error = None  # it was answered before its body was here
+            elif error is not None and not self.cycle.response_started:
+                self.cycle.refuse(error)
+                return
             else:
-                words = b"" if self.cycle.response_started else words
                 self._break_off()
-                is_behind = False
-        if is_behind:
-            self._last_words = words
+                self._end()
+                return
+        elif self._in_body:  # it would have been the next
+            self.pipeline.popleft()
+        self._last_words = b"" if error is None else self._words(error)
+        if self._is_answering:
             self.flow.pause_reading()
         else:
-            self.transport.write(words)
-            self._end()
+            self._say_last_words()
+
+    def _say_last_words(self) -> None:
+        if self._last_words:
+            self.transport.write(self._last_words)
+        self._end()
 
     def _words(self, error: ApiError) -> bytes:
         """An error in the words of whoever would have answered, as far as that is known."""
