@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
+import os
 import shutil
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,7 +22,7 @@ from aphrodite.engine.client import Failure, News
 from aphrodite.engine.host import Health
 from aphrodite.engine.remote import messages
 from aphrodite.engine.remote.messages import Add, Drawn, Failed, Pulse, Ready, Update, Updates
-from aphrodite.engine.remote.spawn import Process
+from aphrodite.engine.remote.spawn import SERVERS_SIGNALS, Process
 from aphrodite.engine.remote.supervisor import Supervisor, SupervisorSettings
 from aphrodite.engine.requests import RequestMaker
 from aphrodite.errors import AphroditeError, CapacityError, DeviceError, EngineDied, UsageError
@@ -281,6 +284,50 @@ def test_an_end_without_words_is_told_by_its_signal_and_last_line(model: Path, a
         assert isinstance(told, Failure) and type(told.error) is EngineDied and said in str(told.error)
 
     supervised(model, check, after=dies)
+
+
+def test_an_engine_is_started_again_once_there_is_something_left_for_it(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn, refused = Process.spawn, [errno.EMFILE, errno.EAGAIN, errno.ENOMEM]
+
+    def scarce(*arguments: Any) -> Process:
+        if refused:
+            raise OSError(refused[-1], os.strerror(refused.pop()))
+        return spawn(*arguments)
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.READY)
+        monkeypatch.setattr(Process, "spawn", scarce)
+        os.kill(supervisor._process.popen.pid, signal.SIGKILL)  # type: ignore[union-attr]
+        await until(lambda: supervisor.health is Health.RESTARTING)
+        await until(lambda: supervisor.health is Health.READY)
+        assert not refused and supervisor.num_restarts == 1
+
+    monkeypatch.setattr("aphrodite.engine.remote.supervisor._AGAIN_S", (0.05, 0.1))
+    supervised(model, check)
+
+
+def test_signals_of_the_server_never_reach_its_engine(model: Path) -> None:
+    """Not while it imports either: a terminal's Ctrl-C is everybody's."""
+    script = f"import os\n{{}}{BUILD.format(before='pass', after='pass')}"
+    sent = "".join(f"os.kill(os.getpid(), {int(number)})\n" for number in SERVERS_SIGNALS)
+    config = config_from({"model": str(model), "device": "cpu", "num_blocks": 100})
+    command = (sys.executable, "-c", script.format(sent))
+
+    async def run() -> None:
+        supervisor = Supervisor(config, SupervisorSettings(command), Process.spawn(config, command))
+        keeper = asyncio.ensure_future(supervisor.run())
+        await until(lambda: supervisor.health in (Health.READY, Health.FAILED))
+        assert supervisor.health is Health.READY
+        for number in SERVERS_SIGNALS:
+            os.kill(supervisor._process.popen.pid, number)  # type: ignore[union-attr]
+        assert len(await news_of(supervisor, max_tokens=3)) > 0 and supervisor.num_restarts == 0
+        await supervisor.close()
+        await asyncio.wait_for(keeper, 20)
+
+    asyncio.run(run())
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(SERVERS_SIGNALS)
 
 
 @pytest.mark.parametrize(

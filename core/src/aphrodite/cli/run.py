@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from aphrodite.cli.command import Call
 from aphrodite.config.engine import config_from
 from aphrodite.config.layers import make
@@ -19,6 +21,8 @@ def run(call: Call) -> int:
     keys = start.keys_of(server)
     start.check(server, keys[0])
     logs.set_up(server.log_format, call.log_level)
+    signal.signal(signal.SIGTERM, _end)  # until the server listens for it; as a container's first process we would
+    # not even get it
     process = Process.spawn(config)  # it loads while we are still importing
     try:
         from aphrodite.server.serve import run as serve
@@ -26,3 +30,8 @@ def run(call: Call) -> int:
         return serve(config, server, process, keys)
     finally:
         process.kill()
+
+
+def _end(number: int, frame: object) -> None:
+    """There is nothing to finish yet."""
+    raise SystemExit(0)

@@ -1,6 +1,6 @@
 """The server's life: sockets, the engine, signals, the end.
 
-bind -> engine's process starts -> listen (the model loads) -> ready ... SIGTERM -> drain -> exit
+engine's process starts -> bind, listen (the model loads) -> ready ... SIGTERM -> drain -> exit
 """
 
 from __future__ import annotations
@@ -137,12 +137,15 @@ class Told:
 def _signals() -> Iterator[Told]:
     told = Told()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # the terminal is gone, and nobody has said `nohup`
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         loop.add_signal_handler(number, told.tell)
     try:
         yield told
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in numbers:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)  # the end has begun: one that comes now asks for what happens anyway
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import IO
@@ -20,6 +21,9 @@ from aphrodite.engine.remote.messages import VERSION, Start, packed
 
 COMMAND = (sys.executable, "-m", "aphrodite.engine.remote.process")
 _LOG = logging.getLogger("aphrodite.engine")
+# They reach the whole group, a terminal's Ctrl-C for one: the server decides when its engine ends.
+SERVERS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_KILL_S = 0.5  # in which the system has taken away what was killed
 _KEPT_LINES = 20
 _KEPT_CHARS = 500
 _FAULT_LINES = 3
@@ -43,18 +47,27 @@ class Process:
 
     @classmethod
     def spawn(cls, config: EngineConfig, command: Sequence[str] = COMMAND) -> Process:
-        """Start one, and tell it what to build. Its command gets the number of its socket as its last argument."""
+        """Start one, and tell it what to build. Its command gets the number of its socket as its last argument.
+        OSError if the system has nothing left for it."""
         ours, theirs = socket.socketpair()
         ours.sendall(packed(Start(VERSION, config)))
-        with theirs:
-            popen = subprocess.Popen(
-                [*command, str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # our standard output is for what a command prints
-                stderr=subprocess.PIPE,
-                start_new_session=False,
-            )
+        popen: subprocess.Popen[bytes] | None = None
+        try:
+            with theirs, _blocked():
+                popen = subprocess.Popen(
+                    [*command, str(theirs.fileno())],
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=2,  # our standard output is for what a command prints
+                    stderr=subprocess.PIPE,
+                    start_new_session=False,
+                )
+        except BaseException:  # also a signal that has waited for it
+            ours.close()
+            if popen is not None:
+                popen.kill()
+                popen.wait()
+            raise
         ours.setblocking(False)
         found = cls(popen, ours)
         threading.Thread(target=found._pass_on, args=(popen.stderr,), daemon=True).start()
@@ -84,6 +97,19 @@ class Process:
         """End it at once."""
         if self.popen.poll() is None:
             self.popen.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.popen.wait(_KILL_S)
+
+
+@contextlib.contextmanager
+def _blocked() -> Iterator[None]:
+    """A process that is started meanwhile gets none of the signals that are the server's, until it has said that it
+    ignores them (`process.main`)."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SERVERS_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def described(code: int) -> str:

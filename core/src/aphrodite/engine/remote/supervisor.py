@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,9 @@ _LOG = logging.getLogger("aphrodite.server")
 _STALL_S = 25.0  # without a pulse: steps have stopped
 _MOST_FAILED_STARTS = 3  # in a row
 _CODE_S = 2.0  # what an exit code may take to be known after the socket has closed
-_END_S = 4.0  # what an engine may take to end when it is told to
+_END_S = 1.0  # what an engine may take to end when it is told to
+_AGAIN_S = (1.0, 30.0)  # first and longest wait for what a process needs and the system does not give
+_NUM_SPARE_FILES = 8  # as many as the start of a process takes
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Supervisor:
         self._health = Health.LOADING
         self._frontend: Frontend | None = None
         self._is_reading = asyncio.Lock()
+        self._spare: list[int] = []  # files that are for the next process
         self._early: asyncio.Future[Frontend | None] | None = None  # what reads while weights are loaded
         self._on_ready = on_ready
         self.is_closing = False
@@ -88,6 +93,7 @@ class Supervisor:
     async def run(self) -> None:
         """Keep the engine until `close`, or until it cannot be had."""
         failed_starts = 0
+        self._open_spare()
         while not self.is_closing:
             was_ready = await self._one_life()
             failed_starts = 0 if was_ready else failed_starts + 1
@@ -110,10 +116,40 @@ class Supervisor:
                 await asyncio.wait_for(process.ended(), _END_S)
             except TimeoutError:
                 process.kill()
+        self._close_spare()
+
+    async def _spawned(self) -> Process | None:
+        """A new process. Waits for as long as the system has no files or memory for one: clients may hold them. None if
+        none is wanted any more."""
+        again_s = _AGAIN_S[0]
+        while not self.is_closing:
+            self._close_spare()
+            try:
+                return Process.spawn(self._config, self._settings.command)
+            except OSError as error:
+                _LOG.error("the engine cannot be started now: %s; again in %g s", error.strerror, again_s)
+            finally:
+                if not self.is_closing:
+                    self._open_spare()
+            await asyncio.sleep(again_s)
+            again_s = min(2 * again_s, _AGAIN_S[1])
+        return None
+
+    def _open_spare(self) -> None:
+        """Hold files that nobody else can take, for the next start."""
+        with contextlib.suppress(OSError):
+            while len(self._spare) < _NUM_SPARE_FILES:
+                self._spare.append(os.open(os.devnull, os.O_RDONLY))
+
+    def _close_spare(self) -> None:
+        while self._spare:
+            os.close(self._spare.pop())
 
     async def _one_life(self) -> bool:
         """From the start of a process to its end. Whether it has ever been ready."""
-        process = self._process or Process.spawn(self._config, self._settings.command)
+        process = self._process or await self._spawned()
+        if process is None:
+            return False
         self._process = process
         ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         loop = asyncio.get_running_loop()
