@@ -18,6 +18,7 @@ from aphrodite.server.body import Limits
 from aphrodite.server.door import Door
 from tests.server.crowded import POST, full, received
 from tests.server.serving import Serving, serving
+from tests.support.waiting import until
 
 ID = b"0123456789abcdef0123456789abcdef"
 BODY = b'{"prompt": "a b c"}'
@@ -75,12 +76,9 @@ def test_each_refusal_has_an_id_of_its_own_and_is_counted(folder: Path, caplog: 
         found = asked(server, PLAIN * 50 + MODELS)
         assert found.count(b"HTTP/1.1 429 ") == 50 and found.count(b"HTTP/1.1 200 ") == 1
         assert len(set(re.findall(rb"x-request-id: ([0-9a-f]{32})\r\n", found))) == 51
-        text = server.service.metrics.text().decode()
-        assert 'aphrodite:requests_refused_total{model_name="tiny"} 50.0' in text
-        assert 'aphrodite:http_answers_total{status="429"} 50.0' in text
-        until = time.monotonic() + 10
-        while "50 requests refused" not in caplog.text and time.monotonic() < until:
-            time.sleep(0.05)
+        until(lambda: 'aphrodite:http_answers_total{status="429"} 50.0' in server.service.metrics.text().decode())
+        assert 'aphrodite:requests_refused_total{model_name="tiny"} 50.0' in server.service.metrics.text().decode()
+        until(lambda: "50 requests refused" in caplog.text)
         assert "50 requests refused within 1 s: the queue is full" in caplog.text and "429" not in caplog.text
 
 

@@ -80,7 +80,7 @@ def too_large(limits: Limits) -> ApiError:
 
 def decoded(body: bytes, limits: Limits) -> dict[str, Any]:
     """A JSON object. Of a key that stands there twice the last one counts. ApiError says what is wrong."""
-    depth, count = _nesting(body)
+    depth, count = _nesting(body, min(limits.json_depth, limits.json_containers))
     if depth > limits.json_depth:
         raise ApiError(400, "json_too_deep", f"the body must be nested at most {limits.json_depth} deep")
     if count > limits.json_containers:
@@ -108,14 +108,15 @@ def _reason(error: Exception) -> str:
     return str(error).removeprefix("JSON is malformed: ") or type(error).__name__
 
 
-def _nesting(body: bytes) -> tuple[int, int]:
+def _nesting(body: bytes, enough: int) -> tuple[int, int]:
     """How deep brackets are nested outside of texts, and how many open there; found without a parser's stack, and
-    without Python's pace.
+    without Python's pace. Up to `enough` of them nobody looks closer.
 
     What is no JSON may seem less deep than it is. The parser will not get as far.
     """
-    if body.count(b"[") + body.count(b"{") <= 1:
-        return 1, 1
+    count = body.count(b"[") + body.count(b"{")
+    if count <= enough:
+        return count, count
     marks = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_MARKS)
     found = np.frombuffer(marks, np.uint8)
     steps = _STEPS[found]

@@ -68,6 +68,7 @@ async def _serve(
         config.scheduler.max_num_seqs + server.max_queue,
         server.max_queue_tokens,
         server.max_prompt_logprobs,
+        server.max_output_logprobs,
         server.request_timeout or None,
         server.strict_params,
         server.chat_template,

@@ -28,6 +28,7 @@ from aphrodite.server.errors import (
     unknown_model,
 )
 from aphrodite.server.generation import Chat, Generation
+from aphrodite.server.logprobs import LogprobBounds
 from aphrodite.server.metrics import Metrics
 from aphrodite.server.reading import PLAIN, Reading
 from aphrodite.server.run import Prompt, Run
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("aphrodite.server")
 _INLINE_CHARS = 2048  # longer prompts are tokenised on another thread, so that the event loop goes on
-_LOGPROBS_AT_ONCE = 4  # answers' worth
 _MAX_TIMEOUT_S = 86400.0
 _TIMEOUT_HEADER = "x-request-timeout"
 _NUMBER = re.compile(r"[+-]?(\d{1,20}(\.\d{0,20})?|\.\d{1,20})(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
@@ -52,8 +52,7 @@ class ServiceSettings:
     model_names     what clients may call the model; the first is shown
     max_sequences   most sequences in the engine and before it
     max_queued_tokens  most tokens of prompts of which nothing has come yet
-    max_prompt_logprobs  most log-probabilities of prompts in one answer; all that are on their way may have four times
-                         as many
+    max_prompt_logprobs, max_output_logprobs  most log-probabilities of prompts, and of outputs, in one answer
     request_timeout_s  a request must be done in that time; None: no limit
     strict_params   refuse parameters that would have no effect
     chat_template   in place of the model's own
@@ -64,6 +63,7 @@ class ServiceSettings:
     max_sequences: int
     max_queued_tokens: int = 1 << 20
     max_prompt_logprobs: int = 1 << 18
+    max_output_logprobs: int = 1 << 22
     request_timeout_s: float | None = None
     strict_params: bool = False
     chat_template: str | None = None
@@ -81,6 +81,7 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self.admission = Admission(settings.max_sequences)
+        self._logprobs = LogprobBounds(settings.max_prompt_logprobs, settings.max_output_logprobs)
         self.started_at = int(time.time())
         self.is_draining = False
         self.is_paused = False
@@ -240,7 +241,7 @@ class Service:
         if self.is_draining:
             raise draining()
         self._check_queued(sum(len(one.requests[0].prompt_token_ids) for one in prepared))
-        self._check_logprobs(_num_logprobs(prepared))
+        self._check_logprobs(prepared)
         reading = self.reading(model) if generation.chat is not None else PLAIN
         kept = reading.kept(generation.chat)
         prompts: list[Prompt] = []
@@ -279,23 +280,14 @@ class Service:
                 retry_after_s=self.admission.drained_in_s(1),
             )
 
-    def _check_logprobs(self, count: int) -> None:
-        """ApiError if so many log-probabilities of prompts are too many for one answer, or for now."""
-        most = self.settings.max_prompt_logprobs
-        if count > most:
-            raise invalid(
-                "logprobs",
-                f"logprobs with echo may give at most {most} log-probabilities of prompts in one answer, tokens times "
-                f"those of each and n; got {count}, ask for fewer or in several requests",
-            )
-        if count and count + sum(_num_logprobs(run.prepared) for run in self.runs) > _LOGPROBS_AT_ONCE * most:
-            self.metrics.refused.inc()
-            raise ApiError(
-                429,
-                "queue_full",
-                "too many log-probabilities of prompts are on their way: try again later",
-                retry_after_s=self.admission.drained_in_s(1),
-            )
+    def _check_logprobs(self, prepared: Sequence[Prepared]) -> None:
+        """ApiError if a request's log-probabilities are too many for one answer, or for now."""
+        try:
+            self._logprobs.check(prepared, self.runs, self.admission.drained_in_s(1))
+        except ApiError as error:
+            if error.status == 429:
+                self.metrics.refused.inc()
+            raise
 
     def reading(self, model: Model) -> Reading:
         """How its answers are read; found out once."""
@@ -346,17 +338,6 @@ class Service:
     def close(self) -> None:
         """End the threads."""
         self._workers.shutdown(wait=False, cancel_futures=True)
-
-
-def _num_logprobs(prepared: Sequence[Prepared]) -> int:
-    """Log-probabilities of prompts that an answer may hold: of each continuation, where it echoes the prompt."""
-    total = 0
-    for one in prepared:
-        request = one.requests[0]
-        if request.sampling.prompt_logprobs is not None:
-            each = request.sampling.prompt_logprobs + 1
-            total += len(request.prompt_token_ids) * each * request.sampling.n
-    return total
 
 
 def _text_of(model: Model, ids: Sequence[int]) -> str:

@@ -22,6 +22,8 @@ COMMAND = (sys.executable, "-m", "aphrodite.engine.remote.process")
 _LOG = logging.getLogger("aphrodite.engine")
 _KEPT_LINES = 20
 _KEPT_CHARS = 500
+_FAULT_LINES = 3
+_FAULT = "Fatal Python error: "
 
 
 @dataclass
@@ -30,11 +32,13 @@ class Process:
 
     sock    our end of its socket
     lines   the last that it wrote on standard error; all of them are passed on to our log
+    fault   where native code has crashed, if it has: what kind of fault, and the innermost lines of Python
     """
 
     popen: subprocess.Popen[bytes]
     sock: socket.socket
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=_KEPT_LINES))
+    fault: str = ""
     _code: Future[int] = field(default_factory=Future)
 
     @classmethod
@@ -61,8 +65,16 @@ class Process:
             for line in stream:
                 text = line.decode(errors="replace").rstrip()
                 self.lines.append(text[:_KEPT_CHARS])
+                self._look_for_fault(text[:_KEPT_CHARS].strip())
                 _LOG.info("%s", text)
         self._code.set_result(self.popen.wait())
+
+    def _look_for_fault(self, line: str) -> None:
+        """What matters of what faulthandler writes: in native code, the innermost lines of Python are its callers'."""
+        if line.startswith(_FAULT):
+            self.fault = line.removeprefix(_FAULT)
+        elif self.fault and line.startswith("File ") and self.fault.count("; File ") < _FAULT_LINES:
+            self.fault = f"{self.fault}; {line}"
 
     async def ended(self) -> int:
         """Wait for its end; its exit code, negative for a signal. Starts no thread: there may be no memory for one."""

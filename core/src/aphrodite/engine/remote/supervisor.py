@@ -178,4 +178,8 @@ class Supervisor:
             what = error.message if error.kind == "internal" else f"{error.kind}: {error.message}"
             return EngineDied(f"the engine's process has ended: {what}", subject=code)
         said = f"; its last line was: {process.lines[-1]}" if process.lines else ""
+        if process.fault:
+            said = f": {process.fault}"
+        elif code == 0:
+            said += "; that is not how it ends by itself: has a plugin's code ended it?"
         return EngineDied(f"the engine's process {described(code)}{said}", subject=code)
