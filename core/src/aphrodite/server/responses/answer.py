@@ -206,7 +206,7 @@ class Response:
 def _usage(found: Usage, num_reasoning: int) -> dict[str, Any]:
     return {
         "input_tokens": found.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": found.cached_tokens},
+        "input_tokens_details": {"cached_tokens": found.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": found.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": num_reasoning},
         "total_tokens": found.prompt_tokens + found.completion_tokens,
