@@ -22,7 +22,8 @@ from aphrodite.engine.client import Failure, News
 from aphrodite.engine.host import Health
 from aphrodite.engine.remote import messages
 from aphrodite.engine.remote.messages import Add, Drawn, Failed, Pulse, Ready, Update, Updates
-from aphrodite.engine.remote.spawn import SERVERS_SIGNALS, Process
+from aphrodite.engine.remote.signals import SERVERS_SIGNALS
+from aphrodite.engine.remote.spawn import Process
 from aphrodite.engine.remote.supervisor import Supervisor, SupervisorSettings
 from aphrodite.engine.requests import RequestMaker
 from aphrodite.errors import AphroditeError, CapacityError, DeviceError, EngineDied, UsageError

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import signal
-
 from aphrodite.cli.command import Call
 from aphrodite.config.engine import config_from
 from aphrodite.config.layers import make
 from aphrodite.config.server import ServerConfig
 from aphrodite.config.table import group
+from aphrodite.engine.remote.signals import held_back
 
 
 def run(call: Call) -> int:
     """Serve until told to end."""
+    with held_back():  # until the server listens for them
+        return _run(call)
+
+
+def _run(call: Call) -> int:
     from aphrodite.engine.remote.spawn import Process
     from aphrodite.server import logs, start
 
@@ -21,8 +25,6 @@ def run(call: Call) -> int:
     keys = start.keys_of(server)
     start.check(server, keys[0])
     logs.set_up(server.log_format, call.log_level)
-    signal.signal(signal.SIGTERM, _end)  # until the server listens for it; as a container's first process we would
-    # not even get it
     process = Process.spawn(config)  # it loads while we are still importing
     try:
         from aphrodite.server.serve import run as serve
@@ -30,8 +32,3 @@ def run(call: Call) -> int:
         return serve(config, server, process, keys)
     finally:
         process.kill()
-
-
-def _end(number: int, frame: object) -> None:
-    """There is nothing to finish yet."""
-    raise SystemExit(0)

@@ -18,6 +18,7 @@ from pathlib import Path
 from aphrodite.config.engine import EngineConfig
 from aphrodite.config.server import ServerConfig
 from aphrodite.engine.remote.messages import Ready
+from aphrodite.engine.remote.signals import let_through
 from aphrodite.engine.remote.spawn import Process
 from aphrodite.engine.remote.supervisor import Supervisor, SupervisorSettings
 from aphrodite.errors import AphroditeError
@@ -142,6 +143,7 @@ def _signals() -> Iterator[Told]:
         numbers.append(signal.SIGHUP)
     for number in numbers:
         loop.add_signal_handler(number, told.tell)
+    let_through()
     try:
         yield told
     finally:

@@ -49,7 +49,7 @@ from aphrodite.engine.remote.messages import (
     Update,
     Updates,
 )
-from aphrodite.engine.remote.spawn import SERVERS_SIGNALS
+from aphrodite.engine.remote.signals import SERVERS_SIGNALS, let_through
 from aphrodite.errors import AphroditeError, DeviceError
 from aphrodite.types.model_card import ModelCard
 from aphrodite.types.progress import Progress
@@ -317,7 +317,7 @@ def main(build: Build = assembled, pulse_s: tuple[float, float] = PULSE_S) -> No
     gc.disable()  # while modules and weights are loaded nothing becomes garbage, and looking for it takes 0.2 s
     for number in SERVERS_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SERVERS_SIGNALS)
+    let_through()
     _die_with_server()
     faulthandler.enable(all_threads=False)  # a crash in native code says where: the server passes it on
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)

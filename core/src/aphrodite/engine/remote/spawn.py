@@ -11,18 +11,17 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import IO
 
 from aphrodite.config.engine import EngineConfig
 from aphrodite.engine.remote.messages import VERSION, Start, packed
+from aphrodite.engine.remote.signals import held_back
 
 COMMAND = (sys.executable, "-m", "aphrodite.engine.remote.process")
 _LOG = logging.getLogger("aphrodite.engine")
-# They reach the whole group, a terminal's Ctrl-C for one: the server decides when its engine ends.
-SERVERS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _KILL_S = 0.5  # in which the system has taken away what was killed
 _KEPT_LINES = 20
 _KEPT_CHARS = 500
@@ -53,7 +52,7 @@ class Process:
         ours.sendall(packed(Start(VERSION, config)))
         popen: subprocess.Popen[bytes] | None = None
         try:
-            with theirs, _blocked():
+            with theirs, held_back():  # until it has said that it ignores them (`process.main`)
                 popen = subprocess.Popen(
                     [*command, str(theirs.fileno())],
                     pass_fds=(theirs.fileno(),),
@@ -99,17 +98,6 @@ class Process:
             self.popen.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.popen.wait(_KILL_S)
-
-
-@contextlib.contextmanager
-def _blocked() -> Iterator[None]:
-    """A process that is started meanwhile gets none of the signals that are the server's, until it has said that it
-    ignores them (`process.main`)."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SERVERS_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def described(code: int) -> str:
