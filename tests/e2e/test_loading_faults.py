@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from aphrodite import LLM, SamplingParams, build, errors
+from aphrodite.text.tokenizer import Tokenizer
 from aphrodite.types.sampling_params import parameters
 from tests.support.checkpoints import EOS, VOCAB_SIZE, Checkpoints, edit_json, write_json
 from tests.support.devices import DEVICES, require
@@ -349,6 +350,30 @@ def test_tokenizer_that_makes_gigabytes_of_a_letter_is_refused(name: str, folder
         load(folder)
 
 
+def far_id(data: dict[str, Any]) -> None:
+    data["model"]["vocab"]["zzz"] = 2**31
+
+
+def far_added_id(data: dict[str, Any]) -> None:
+    data["added_tokens"][0]["id"] = 10**9
+
+
+def prefix_of_no_merge(data: dict[str, Any]) -> None:
+    data["model"]["continuing_subword_prefix"] = "\0"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [(far_id, "2147483648"), (far_added_id, "1000000000"), (prefix_of_no_merge, "continuing_subword")],
+)
+def test_tokenizer_that_its_library_would_not_survive_is_refused(
+    spoil: Callable[[dict[str, Any]], None], word: str, folder: Path
+) -> None:
+    edit_json(folder / "tokenizer.json", spoil)
+    with refused(errors.ModelError, "tokenizer.json", word):
+        load(folder)
+
+
 FAILING: dict[str, tuple[dict[str, Any], str]] = {
     "nothing for the unknown": (
         {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>"}, "post_processor": None},
@@ -377,6 +402,15 @@ def test_tokenizer_that_fails_on_a_text_fails_that_request_alone(name: str, fold
                 ask(text)
         output = llm.generate([GOOD], SamplingParams(temperature=0, max_tokens=4, ignore_eos=True))[0]
         assert output.outputs[0].token_ids == expected_tokens(llm)
+
+
+def test_tokenizer_that_fails_on_tokens_is_an_error_of_the_model(folder: Path) -> None:
+    decoders = [{"type": "Fuse"}, {"type": "Strip", "content": "x", "start": 0, "stop": 1}]
+    edit_json(folder / "tokenizer.json", lambda data: data.update(decoder={"type": "Sequence", "decoders": decoders}))
+    tokenizer = Tokenizer.find(folder)
+    assert tokenizer is not None
+    with refused(errors.ModelError, "tokenizer", "tokens", "out of bounds"):
+        tokenizer.decode([])  # of nothing it takes the last character
 
 
 def test_tokenizer_that_cannot_be_read_is_refused_before_weights_are(
