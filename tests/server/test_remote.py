@@ -300,6 +300,26 @@ def test_an_engine_that_cannot_be_built_is_not_tried_again(model: Path, before: 
     assert supervised(model, check, before=before).num_restarts == 0
 
 
+def test_a_process_that_cannot_be_started_is_tried_again_and_then_no_more(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aphrodite.engine.remote.supervisor._START_AGAIN_S", 0.05)
+    config = config_from({"model": str(model), "device": "cpu", "num_blocks": 100})
+
+    async def run() -> None:
+        first = Process.spawn(config)
+        supervisor = Supervisor(config, SupervisorSettings(("/nowhere/python",)), first)
+        keeper = asyncio.ensure_future(supervisor.run())
+        await until(lambda: supervisor.health is Health.READY)
+        first.kill()
+        await asyncio.wait_for(keeper, 20)
+        assert supervisor.health is Health.FAILED and supervisor.exit_code == 1 and supervisor.num_restarts == 3
+        assert "cannot be started: FileNotFoundError" in str(supervisor.last_failure)
+        await supervisor.close()
+
+    asyncio.run(run())
+
+
 def test_a_step_that_fails_costs_its_requests_and_not_the_engine(model: Path) -> None:
     """Twice in a row, that is: after the first the engine starts over."""
     fails = (

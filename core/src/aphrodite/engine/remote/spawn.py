@@ -43,21 +43,32 @@ class Process:
 
     @classmethod
     def spawn(cls, config: EngineConfig, command: Sequence[str] = COMMAND) -> Process:
-        """Start one, and tell it what to build. Its command gets the number of its socket as its last argument."""
+        """Start one, and tell it what to build. Its command gets the number of its socket as its last argument.
+
+        OSError or RuntimeError if the system has no process, no file or no thread for it.
+        """
         ours, theirs = socket.socketpair()
-        ours.sendall(packed(Start(VERSION, config)))
-        with theirs:
-            popen = subprocess.Popen(
-                [*command, str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # our standard output is for what a command prints
-                stderr=subprocess.PIPE,
-                start_new_session=False,
-            )
-        ours.setblocking(False)
-        found = cls(popen, ours)
-        threading.Thread(target=found._pass_on, args=(popen.stderr,), daemon=True).start()
+        popen: subprocess.Popen[bytes] | None = None
+        try:
+            ours.sendall(packed(Start(VERSION, config)))
+            with theirs:
+                popen = subprocess.Popen(
+                    [*command, str(theirs.fileno())],
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=2,  # our standard output is for what a command prints
+                    stderr=subprocess.PIPE,
+                    start_new_session=False,
+                )
+            ours.setblocking(False)
+            found = cls(popen, ours)
+            threading.Thread(target=found._pass_on, args=(popen.stderr,), daemon=True).start()
+        except BaseException:
+            ours.close()
+            if popen is not None:
+                popen.kill()
+                popen.communicate()
+            raise
         return found
 
     def _pass_on(self, stream: IO[bytes]) -> None:

@@ -14,13 +14,14 @@ from aphrodite.engine.host import Health, Model
 from aphrodite.engine.remote.client import RemoteEngine
 from aphrodite.engine.remote.messages import Dying, Ready, error_of
 from aphrodite.engine.remote.spawn import COMMAND, Process, described
-from aphrodite.errors import AphroditeError, EngineDied
+from aphrodite.errors import AphroditeError, EngineDied, told
 from aphrodite.types.model_card import ModelCard
 from aphrodite.types.stats import EngineStats
 
 _LOG = logging.getLogger("aphrodite.server")
 _STALL_S = 25.0  # without a pulse: steps have stopped
 _MOST_FAILED_STARTS = 3  # in a row
+_START_AGAIN_S = 1.0  # after a process that could not be started
 _CODE_S = 2.0  # what an exit code may take to be known after the socket has closed
 _END_S = 4.0  # what an engine may take to end when it is told to
 
@@ -113,7 +114,14 @@ class Supervisor:
 
     async def _one_life(self) -> bool:
         """From the start of a process to its end. Whether it has ever been ready."""
-        process = self._process or Process.spawn(self._config, self._settings.command)
+        try:
+            process = self._process or Process.spawn(self._config, self._settings.command)
+        except (OSError, RuntimeError) as error:  # the system has no process for it: perhaps it will soon
+            self.exit_code = 1
+            self.last_failure = EngineDied(f"the engine's process cannot be started: {told(error)}", subject="process")
+            _LOG.error("%s", self.last_failure)
+            await asyncio.sleep(_START_AGAIN_S)
+            return False
         self._process = process
         ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         loop = asyncio.get_running_loop()
