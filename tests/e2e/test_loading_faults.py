@@ -682,6 +682,10 @@ def test_rotary_frequencies_of_old_checkpoints_are_ignored(folder: Path) -> None
 
 BIG = 2**63
 SETTINGS: dict[str, tuple[dict[str, Any], Kind, tuple[str, ...]]] = {
+    "a number that no message takes": ({"max_num_seqs": 2**64}, errors.UsageError, ("max_num_seqs", str(2**64))),
+    "a number past all floats": ({"memory_utilization": 10**400}, errors.UsageError, ("memory_utilization", "000")),
+    "a path that is no text": ({"download_dir": "/tmp/\udcff"}, errors.UsageError, ("download_dir", "UTF-8", "dcff")),
+    "a rule that is no text": ({"kernels": {"rms_norm": "\ud800"}}, errors.UsageError, ("kernels", "ud800")),
     "no sequences": ({"max_num_seqs": 0}, errors.UsageError, ("max_num_seqs", "at least 1", "0")),
     "negative tokens": (
         {"max_num_batched_tokens": -5},
