@@ -161,3 +161,14 @@ def test_a_request_that_offers_another_protocol_is_taken_with_its_body(folder: P
         found = received(sock)
         assert found.count(b"HTTP/1.1 200 ") == found.count(b"HTTP/1.1 ") == 4
         assert found.count(b'"finish_reason":"length"') == 2 and found.count(b'"object":"list"') == 2
+
+
+def test_an_answer_is_here_before_the_system_would_have_waited_for_more(folder: Path) -> None:
+    """A head and a body are two packets: the second does not wait until the first is acknowledged."""
+    with serving(folder) as server, httpx.Client() as client:
+        took_s = []
+        for _ in range(40):
+            began = time.monotonic()
+            assert client.post(f"{server.url}/detokenize", json={"tokens": [5]}).status_code == 200
+            took_s.append(time.monotonic() - began)
+        assert sorted(took_s)[20] < 0.03

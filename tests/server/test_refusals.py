@@ -254,7 +254,7 @@ def test_paths_are_taken_as_they_are(server: Serving, method: str, path: str, st
     ("path", "key"),
     [
         ("/v1/nothing", "error.code"),
-        ("/v1/responses/a/input_items", "error.code"),
+        ("/v1/responses/a/nothing", "error.code"),
         ("/nothing", "error.code"),
         ("/", "error"),
         ("/v1/messages/batches", "request_id"),

@@ -79,7 +79,7 @@ def too_large(limits: Limits) -> ApiError:
 
 def decoded(body: bytes, limits: Limits) -> dict[str, Any]:
     """A JSON object. Of a key that stands there twice the last one counts. ApiError says what is wrong."""
-    if _depth(body) > limits.json_depth:
+    if _is_deeper(body, limits.json_depth):
         raise ApiError(400, "json_too_deep", f"the body must be nested at most {limits.json_depth} deep")
     try:
         body.decode("utf-8")
@@ -103,15 +103,15 @@ def _reason(error: Exception) -> str:
     return str(error).removeprefix("JSON is malformed: ") or type(error).__name__
 
 
-def _depth(body: bytes) -> int:
-    """How deep brackets are nested outside of texts; found without a parser's stack, and without Python's pace.
+def _is_deeper(body: bytes, most: int) -> bool:
+    """Whether brackets are nested deeper outside of texts; found without a parser's stack, and without Python's pace.
 
     What is no JSON may seem less deep than it is. The parser will not get as far.
     """
-    if body.count(b"[") + body.count(b"{") <= 1:
-        return 1
+    if body.count(b"[") + body.count(b"{") <= most:
+        return False
     marks = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_MARKS)
     found = np.frombuffer(marks, np.uint8)
     steps = _STEPS[found]
     steps[np.cumsum(found == ord('"'), dtype=np.uint8) & 1 == 1] = 0  # between quotes
-    return int(np.cumsum(steps, dtype=np.int32).max(initial=0))
+    return int(np.cumsum(steps, dtype=np.int32).max(initial=0)) > most

@@ -6,10 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from aphrodite.errors import AphroditeError, CapacityError, ContextLengthError, EngineDied, UsageError
 
 _MOST_CHARACTERS = 500
+_SHOWN = 60  # characters of a value
 _TYPES: Mapping[int, str] = {
     401: "authentication_error",
     403: "permission_error",
@@ -64,11 +66,25 @@ def invalid(param: str | None, message: str, code: str = "invalid_value") -> Api
     return ApiError(400, code, message, param)
 
 
+def shown(value: Any) -> str:
+    """A value in a message."""
+    found = repr(value[:_SHOWN] if isinstance(value, (str, list)) else value)
+    return found if len(found) <= _SHOWN else found[: _SHOWN - 3] + "..."
+
+
+def form(value: Any) -> str:
+    """What a value is, where it may be a prompt, which no message repeats."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return shown(value)
+    name = "text" if isinstance(value, str) else "list" if isinstance(value, list) else "object"
+    if not value:
+        return f"an empty {name}"
+    return f"an {name}" if name == "object" else f"a {name}"
+
+
 def unknown_model(name: str, served: str) -> ApiError:
     """A model that is not here."""
-    return ApiError(
-        404, "model_not_found", f"there is no model {_shortened(repr(name))}; this server has {served}", "model"
-    )
+    return ApiError(404, "model_not_found", f"there is no model {shown(name)}; this server has {served}", "model")
 
 
 def model_loading() -> ApiError:

@@ -3,7 +3,7 @@ has been written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,10 +33,9 @@ class LogprobBounds:
     most_of_prompts: int
     most_of_outputs: int
 
-    def check(self, prepared: Sequence[Prepared], runs: Iterable[Holder], wait_s: float) -> None:
+    def check(self, prepared: Sequence[Prepared], runs: Collection[Holder], wait_s: float) -> None:
         """ApiError if what a request asks for is too much for one answer, or for now; then after how many seconds it
         may come again."""
-        runs = list(runs)
         of_prompts, of_outputs = _of_prompts(prepared), _of_outputs(prepared)
         if of_prompts > self.most_of_prompts:
             raise invalid(
@@ -50,8 +49,9 @@ class LogprobBounds:
                 f"an answer may have at most {self.most_of_outputs} log-probabilities: max_tokens, or the room behind "
                 f"the prompt, times those of each token and n; got {of_outputs}, lower max_tokens, logprobs or n",
             )
-        asked = sum(_of_prompts(run.prepared) for run in runs)
-        if of_prompts and of_prompts + asked > _PROMPTS_AT_ONCE * self.most_of_prompts:
+        if of_prompts and of_prompts + sum(_of_prompts(run.prepared) for run in runs) > (
+            _PROMPTS_AT_ONCE * self.most_of_prompts
+        ):
             raise _later("log-probabilities of prompts are on their way", wait_s)
         if of_outputs and sum(run.num_logprobs for run in runs) > _OUTPUTS_AT_ONCE * self.most_of_outputs:
             raise _later("log-probabilities are in answers under way", wait_s)

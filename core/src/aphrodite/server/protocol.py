@@ -13,7 +13,9 @@ from typing import Any
 import httptools
 import msgspec
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
 from aphrodite.server.body import Limits
@@ -73,8 +75,12 @@ class Protocol(HttpToolsProtocol):
     # ---- the connection ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has come: it must say something in time."""
-        super().connection_made(transport)
+        """A client has come: it must say something in time. uvicorn's own method finds out the addresses of both sides
+        too, which nobody asks for, and which takes longer than a refusal."""
+        self.connections.add(self)
+        self.transport = transport
+        self.flow = FlowControl(transport)
+        self.scheme = "https" if is_ssl(transport) else "http"
         self._await_bytes()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aphrodite.engine.desk import Desk
 from aphrodite.engine.host import Health, Host, Model
 from aphrodite.engine.requests import Prepared
-from aphrodite.errors import AphroditeError, one_line
+from aphrodite.errors import AphroditeError, UsageError, one_line
 from aphrodite.server.admission import Admission
 from aphrodite.server.errors import (
     ApiError,
@@ -25,9 +25,10 @@ from aphrodite.server.errors import (
     from_exception,
     invalid,
     model_loading,
+    shown,
     unknown_model,
 )
-from aphrodite.server.generation import Generation
+from aphrodite.server.generation import Chat, Generation
 from aphrodite.server.logprobs import LogprobBounds
 from aphrodite.server.metrics import Metrics
 from aphrodite.server.reading import PLAIN, Reading
@@ -127,7 +128,7 @@ class Service:
         if name is None or name == "":
             return
         if not isinstance(name, str):
-            raise invalid("model", "model must be a text")
+            raise invalid("model", f"model must be a text, got {shown(name)}")
         if name not in self.settings.model_names:
             raise unknown_model(name, ", ".join(self.settings.model_names))
 
@@ -147,19 +148,21 @@ class Service:
             raise MemoryError(str(error)) from error
         return await found
 
+    def check_ignored(self, names: Sequence[str]) -> None:
+        """ApiError if there are fields without effect, and the operator wants such to be refused."""
+        if self.settings.strict_params and names:
+            raise invalid(
+                names[0],
+                f"{names[0]} has no effect here, and --strict-params refuses such parameters: leave it out",
+                "unsupported_parameter",
+            )
+
     async def start(self, generation: Generation, call: Call) -> Run:
         """Take a request on. ApiError if it cannot be run, or not now.
 
         It is counted before anything is done for it, so that who is refused has cost nothing.
         """
         began_s = asyncio.get_running_loop().time()
-        if self.settings.strict_params and generation.ignored:
-            name = generation.ignored[0]
-            raise invalid(
-                name,
-                f"{name} has no effect here, and --strict-params refuses such parameters: leave it out",
-                "unsupported_parameter",
-            )
         timeout_s = self._timeout(generation, call)
         model = self.check_answers()
         count = generation.num_sequences
@@ -192,23 +195,44 @@ class Service:
             raise deadline_exceeded(timeout_s or 0) from None
 
     def prepare(self, model: Model, generation: Generation) -> list[Prepared]:
-        """Tokenise. UsageError names what cannot be used."""
+        """Tokenise. ApiError names what cannot be used, as the client calls it."""
         salt = generation.cache_salt
-        if generation.chat is None:
-            prompts = [_salted(prompt, salt) for prompt in generation.prompts]
-            return model.frontend.prepare(prompts, generation.sampling, generation.priority)
-        chat = generation.chat
-        return model.frontend.prepare_chat(
-            chat.messages,
-            generation.sampling,
-            generation.priority,
-            chat_template=self.settings.chat_template,
-            add_generation_prompt=chat.add_generation_prompt,
-            continue_final_message=chat.continue_final_message,
-            tools=chat.tools,
-            chat_template_kwargs=chat.template_kwargs,
-            cache_salt=salt,
-        )
+        try:
+            if generation.chat is None:
+                prompts = [_salted(prompt, salt) for prompt in generation.prompts]
+                return model.frontend.prepare(prompts, generation.sampling, generation.priority)
+            return model.frontend.prepare_chat(
+                generation.chat.messages,
+                generation.sampling,
+                generation.priority,
+                cache_salt=salt,
+                **self._writing(generation.chat),
+            )
+        except UsageError as error:
+            raise self._named(error, generation.source) from error
+
+    def encode(self, model: Model, chat: Chat) -> list[int]:
+        """The tokens of a conversation, however many. UsageError names what cannot be used."""
+        return model.frontend.encode_chat(chat.messages, **self._writing(chat))
+
+    def _writing(self, chat: Chat) -> dict[str, Any]:
+        """How the template writes a chat."""
+        return {
+            "chat_template": self.settings.chat_template,
+            "add_generation_prompt": chat.add_generation_prompt,
+            "continue_final_message": chat.continue_final_message,
+            "tools": chat.tools,
+            "chat_template_kwargs": chat.template_kwargs,
+        }
+
+    def _named(self, error: UsageError, source: str | None) -> ApiError:
+        """What a client is told of a prompt that cannot be used, which it calls `source`."""
+        found = self.translate(error)
+        for ours in ("messages", "prompt[0]"):
+            if source is not None and found.message.startswith(ours):
+                param = source if found.param == ours else found.param
+                return replace(found, message=source + found.message.removeprefix(ours), param=param)
+        return found
 
     def _begun(self, model: Model, generation: Generation, prepared: list[Prepared], count: int, began_s: float) -> Run:
         """Give it to the engine."""
