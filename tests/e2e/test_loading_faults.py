@@ -324,6 +324,16 @@ def test_file_beside_the_tokenizer_that_cannot_be_used_is_named(name: str, folde
         load(folder)
 
 
+def test_template_that_writes_more_than_fits_is_refused_before_it_is_tokenised(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "chat_template.jinja").write_text("{% for i in range(1000) %}" + "x" * 1000 + "{% endfor %}")
+    with load(folder) as llm:
+        monkeypatch.setattr(Tokenizer, "encode_bare", None)  # nobody gets that far
+        with refused(errors.ContextLengthError, "messages", "1000000 characters", "max_model_len 64"):
+            llm.chat([{"role": "user", "content": "a"}])
+
+
 def test_whole_characters_that_json_spells_in_halves_are_text(folder: Path) -> None:
     template = "{{ messages[0].content }}\U0001f600"
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))

@@ -166,8 +166,10 @@ class Supervisor:
             if self._frontend is None or self._frontend.card != card:
                 try:
                     self._frontend = await asyncio.to_thread(Frontend.of, card)
-                except AphroditeError as error:
-                    engine.dying = Dying(error_of(error), error.exit_code)
+                except (asyncio.CancelledError, KeyboardInterrupt):
+                    raise
+                except BaseException as error:  # what a library makes of a file from strangers; Rust's panics too
+                    engine.dying = Dying(error_of(error), error.exit_code if isinstance(error, AphroditeError) else 1)
                     engine.close()
                     return None
             return self._frontend
