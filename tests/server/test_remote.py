@@ -348,6 +348,43 @@ def test_an_engine_that_cannot_be_built_is_not_tried_again(model: Path, before: 
     assert supervised(model, check, before=before).num_restarts == 0
 
 
+class Panic(BaseException):
+    """What extensions written in Rust raise when they panic."""
+
+
+@pytest.mark.parametrize("error", [Panic("in the library"), RecursionError("too deep")], ids=repr)
+def test_a_tokenizer_whose_library_fails_is_the_end_of_the_load_and_not_of_the_server(
+    error: BaseException, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(card: ModelCard) -> None:
+        raise error
+
+    monkeypatch.setattr("aphrodite.engine.remote.supervisor.Frontend.of", fails)
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.FAILED)
+
+    found = supervised(model, check)
+    assert found.exit_code == 1 and f"{type(error).__name__}: {error}" in str(found.last_failure)
+
+
+def test_a_process_that_cannot_be_started_is_tried_again_and_then_no_more(model: Path) -> None:
+    config = config_from({"model": str(model), "device": "cpu", "num_blocks": 100})
+
+    async def run() -> None:
+        first = Process.spawn(config)
+        supervisor = Supervisor(config, SupervisorSettings(("/nowhere/python",)), first)
+        keeper = asyncio.ensure_future(supervisor.run())
+        await until(lambda: supervisor.health is Health.READY)
+        first.kill()
+        await asyncio.wait_for(keeper, 20)
+        assert supervisor.health is Health.FAILED and supervisor.exit_code == 1 and supervisor.num_restarts == 3
+        assert "cannot be started: FileNotFoundError" in str(supervisor.last_failure)
+        await supervisor.close()
+
+    asyncio.run(run())
+
+
 def test_a_step_that_fails_costs_its_requests_and_not_the_engine(model: Path) -> None:
     """Twice in a row, that is: after the first the engine starts over."""
     fails = (

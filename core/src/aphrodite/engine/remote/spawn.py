@@ -47,11 +47,13 @@ class Process:
     @classmethod
     def spawn(cls, config: EngineConfig, command: Sequence[str] = COMMAND) -> Process:
         """Start one, and tell it what to build. Its command gets the number of its socket as its last argument.
-        OSError if the system has nothing left for it."""
+
+        OSError or RuntimeError if the system has no process, no file or no thread for it.
+        """
         ours, theirs = socket.socketpair()
-        ours.sendall(packed(Start(VERSION, config)))
         popen: subprocess.Popen[bytes] | None = None
         try:
+            ours.sendall(packed(Start(VERSION, config)))
             with theirs, held_back():  # until it has said that it ignores them (`process.main`)
                 popen = subprocess.Popen(
                     [*command, str(theirs.fileno())],
@@ -61,15 +63,15 @@ class Process:
                     stderr=subprocess.PIPE,
                     start_new_session=False,
                 )
+            ours.setblocking(False)
+            found = cls(popen, ours)
+            threading.Thread(target=found._pass_on, args=(popen.stderr,), daemon=True).start()
         except BaseException:  # also a signal that has waited for it
             ours.close()
             if popen is not None:
                 popen.kill()
-                popen.wait()
+                popen.communicate()
             raise
-        ours.setblocking(False)
-        found = cls(popen, ours)
-        threading.Thread(target=found._pass_on, args=(popen.stderr,), daemon=True).start()
         return found
 
     def _pass_on(self, stream: IO[bytes]) -> None:
