@@ -170,7 +170,7 @@ def test_lines_are_lines_whatever_they_hold(server: Serving) -> None:
             httpx.get(server.url + "/%0d%0aFAKE%1b[31m" + "x" * 3000)
             httpx.post(f"{server.url}/v1/completions", json={"prompt": "my secret words", "temperature": -1})
             httpx.post(f"{server.url}/v1/completions", json={"prompt": "my secret words", "max_tokens": 1})
-            until(lambda: stream.getvalue().count("\n") >= 3)  # a request is logged once it is answered
+            until(lambda found=stream: found.getvalue().count("\n") >= 3)  # type: ignore[misc]  # a request is logged once it is answered
         finally:
             logger.handlers[:], logger.level, logger.propagate = before
         text = stream.getvalue()
