@@ -42,6 +42,16 @@ class Running:
         (pid,) = map(int, children)
         return pid
 
+    @contextmanager
+    def engine_stopped(self) -> Iterator[None]:
+        """Its engine takes no step until the block ends."""
+        pid = self.engine_pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
     def ready(self, within_s: float = 60) -> float:
         """Wait until it is; how long that took."""
         began = time.monotonic()
@@ -53,6 +63,13 @@ class Running:
                 assert self.popen.poll() is None, self.log.read_text()
             time.sleep(0.02)
         raise AssertionError(f"not ready within {within_s} s: {self.log.read_text()}")
+
+    def refuses(self) -> bool:
+        """Whether it takes nothing new any more, for it is ending."""
+        try:
+            return httpx.get(f"{self.url}/ready").status_code == 503
+        except httpx.TransportError:
+            return True
 
     def answers(self) -> bool:
         """Whether the port takes connections."""
