@@ -12,7 +12,8 @@ from aphrodite.types.request import Request, TokenLogprobs
 from aphrodite.types.request import Sequence as EngineSequence
 
 Script = Callable[[Request], Iterable["int | float | str | BaseException"]]
-"""What a request gets: tokens; seconds to wait; "stop", "length" or "error" to end; an exception to fail with."""
+"""What a request gets: tokens; seconds to wait, and until the server has dealt with all that came before; "stop",
+"length" or "error" to end; an exception to fail with."""
 
 
 def echo(request: Request) -> Iterable[int | float | str | BaseException]:
@@ -33,6 +34,7 @@ class ScriptedEngine:
     held: set[str] = field(default_factory=set)
     live: dict[str, EngineSequence] = field(default_factory=dict)
     closed: bool = False
+    settle: Callable[[], None] = lambda: None  # returns when the server has dealt with all that it was told
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
@@ -56,6 +58,9 @@ class ScriptedEngine:
         for item in self.script(seq.request):
             if isinstance(item, float):
                 time.sleep(item)
+                self.settle()
+                if name not in self.live:
+                    return
                 continue
             with self._lock:
                 self._released.wait_for(lambda: name not in self.held)

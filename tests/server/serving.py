@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,21 @@ def card(folder: Path, **changes: Any) -> ModelCard:
     return ModelCard(**{**found, **changes})
 
 
+def settled(loop: asyncio.AbstractEventLoop) -> None:
+    """Wait until a loop has gone round so often that whatever waited for its turn has had it."""
+    done = threading.Event()
+
+    def turn(left: int) -> None:
+        if left:
+            loop.call_soon(turn, left - 1)
+        else:
+            done.set()
+
+    with suppress(RuntimeError):  # it has ended
+        loop.call_soon_threadsafe(turn, 10)
+        done.wait(20)
+
+
 @contextmanager
 def serving(
     folder: Path,
@@ -104,7 +119,9 @@ def serving(
         listener = Listener(made, [sock], tls=tls)
         await listener.start()
         end.append(asyncio.Event())
-        found.append(Serving(sock.getsockname()[1], service, made, engine, asyncio.get_running_loop()))
+        loop = asyncio.get_running_loop()
+        engine.settle = lambda: settled(loop)
+        found.append(Serving(sock.getsockname()[1], service, made, engine, loop))
         begun.set()
         await end[0].wait()
         await listener.stop(0.1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from aphrodite.types.sampling_params import parameters
 from aphrodite.types.stats import EngineStats
 from tests.server.engine import ScriptedEngine
 from tests.server.serving import Serving, card, serving
+from tests.support.waiting import until
 
 # What dashboards and scalers ask for: vllm-project/vllm examples/online_serving/prometheus_grafana/grafana.json at
 # 004f771f, vllm-project/production-stack helm/dashboards/ at 98d2c22f, but for what its router counts.
@@ -113,8 +113,7 @@ def test_a_stalled_engine_gets_nothing_new_and_keeps_what_it_has(folder: Path, p
     asked = {"prompt": "a", "messages": [{"role": "user", "content": "a"}], "max_tokens": 5, "stream": stream}
     with serving(folder, engine, host=host) as server, ThreadPoolExecutor() as pool:
         begun = pool.submit(httpx.post, f"{server.url}/v1/completions", json={"prompt": "a"})
-        while not engine.live:
-            time.sleep(0.005)
+        until(lambda: engine.added)
         host.health = Health.STALLED
         refused = httpx.post(server.url + path, json=asked)
         assert refused.status_code in (503, 529) and refused.headers["retry-after"] == "10"
@@ -161,27 +160,25 @@ def _is_typed(schema: Mapping[str, Any]) -> bool:
     return schema.get("type") not in (None, "object") or bool(schema.get("properties"))
 
 
-def test_lines_are_lines_whatever_they_hold(server: Serving) -> None:
-    for form in ("text", "json"):
-        stream = io.StringIO()
-        logger = logging.getLogger("aphrodite")
-        before = (list(logger.handlers), logger.level, logger.propagate)
-        try:
-            logs.set_up(form, "info", stream)
-            httpx.get(server.url + "/%0d%0aFAKE%1b[31m" + "x" * 3000)
-            httpx.post(f"{server.url}/v1/completions", json={"prompt": "my secret words", "temperature": -1})
-            httpx.post(f"{server.url}/v1/completions", json={"prompt": "my secret words", "max_tokens": 1})
-            deadline = time.monotonic() + 5
-            while stream.getvalue().count("\n") < 3 and time.monotonic() < deadline:
-                time.sleep(0.01)  # a request is logged once it is answered
-        finally:
-            logger.handlers[:], logger.level, logger.propagate = before
-        text = stream.getvalue()
-        lines = text.splitlines()
-        assert len(lines) == 3 and all(len(line) < 600 for line in lines)
-        assert "\x1b" not in text and "secret" not in text and not any(line.startswith("FAKE") for line in lines)
-        if form == "json":
-            assert all(json.loads(line)["request_id"] for line in lines)
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_lines_are_lines_whatever_they_hold(server: Serving, form: str) -> None:
+    stream = io.StringIO()
+    logger = logging.getLogger("aphrodite")
+    before = (list(logger.handlers), logger.level, logger.propagate)
+    try:
+        logs.set_up(form, "info", stream)
+        httpx.get(server.url + "/%0d%0aFAKE%1b[31m" + "x" * 3000)
+        httpx.post(f"{server.url}/v1/completions", json={"prompt": "my secret words", "temperature": -1})
+        httpx.post(f"{server.url}/v1/completions", json={"prompt": "my secret words", "max_tokens": 1})
+        until(lambda: stream.getvalue().count("\n") >= 3)  # a request is logged once it is answered
+    finally:
+        logger.handlers[:], logger.level, logger.propagate = before
+    text = stream.getvalue()
+    lines = text.splitlines()
+    assert len(lines) == 3 and all(len(line) < 600 for line in lines)
+    assert "\x1b" not in text and "secret" not in text and not any(line.startswith("FAKE") for line in lines)
+    if form == "json":
+        assert all(json.loads(line)["request_id"] for line in lines)
 
 
 def test_a_fault_of_ours_is_logged_once_and_told_without_its_text(

@@ -362,6 +362,15 @@ def test_a_start_that_cannot_be_ends_with_one_line(
         assert said in text and "Traceback" not in text
 
 
+def test_a_folder_whose_name_is_no_text_is_refused_in_one_line(model: Path, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/model\xff"))
+    folder.symlink_to(model)
+    with running(folder, tmp_path / "log", *FLAGS, wait=False) as server:
+        assert server.popen.wait(60) == 2
+        (line,) = server.log.read_text().splitlines()
+    assert line.startswith("aphrodite: error: model must be text in UTF-8, got ") and "model\\udcff" in line
+
+
 def test_unix_sockets_are_for_their_owner_and_the_administrator_has_one(model: Path, tmp_path: Path) -> None:
     path, admin = tmp_path / "socket", tmp_path / "admin"
     flags = ("--uds", str(path), "--admin-uds", str(admin), "--admin-key", "sk-admin", "--single-user-mode")

@@ -197,6 +197,40 @@ def test_a_lost_device_is_named_to_its_requests_and_the_engine_comes_again(model
     supervised(model, check, after=fails)
 
 
+def test_an_engine_whose_thread_fails_is_lost_to_its_requests_at_once(model: Path) -> None:
+    """It could be asked for ever: its books are lost, and who undoes a failed step fails as well."""
+    fails = (
+        "def step():\n"
+        "        raise ValueError('the first')\n"
+        "    def abort(name, reason):\n"
+        "        raise KeyError('the second')\n"
+        "    built.engine.step, built.engine.abort = step, abort"
+    )
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.READY)
+        (told,) = await news_of(supervisor, max_tokens=5)
+        assert (
+            isinstance(told, Failure) and type(told.error) is EngineDied and "ValueError: the first" in str(told.error)
+        )
+        await until(lambda: supervisor.num_restarts == 1)
+        assert "ValueError: the first" in str(supervisor.last_failure)
+        await until(lambda: supervisor.health is Health.READY)
+
+    supervised(model, check, after=fails)
+
+
+def test_results_that_cannot_be_told_are_the_end_of_an_engine_and_not_of_all_news(model: Path) -> None:
+    fails = "process.messages.logprobs_of = lambda entry: 1 / 0"
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.READY)
+        told = await news_of(supervisor, max_tokens=5, logprobs=1)
+        assert isinstance(told[-1], Failure) and "ZeroDivisionError" in str(told[-1].error)
+
+    supervised(model, check, after=fails)
+
+
 def test_steps_that_stop_are_seen_and_long_ones_are_not_taken_for_that(model: Path) -> None:
     slow = (
         "real, count = built.engine._runner.submit, [0]\n"
@@ -233,7 +267,14 @@ def test_steps_that_stop_are_seen_and_long_ones_are_not_taken_for_that(model: Pa
 
 @pytest.mark.parametrize(
     ("after", "said"),
-    [("sys.stderr.write('last words\\n'); os.abort()", "last words"), ("os.kill(os.getpid(), 9)", "SIGKILL")],
+    [
+        ("sys.stderr.write('last words\\n'); os._exit(5)", "exit code 5; its last line was: last words"),
+        ("os.kill(os.getpid(), 9)", "SIGKILL"),
+        ("os._exit(0)", "exit code 0; that is not how it ends by itself"),
+        ("import ctypes; ctypes.string_at(0)", "SIGSEGV: Segmentation fault; File "),
+        ("os.abort()", 'SIGABRT: Aborted; File "<string>", line 10 in step; File '),
+        ("os.closerange(3, 200); raise OSError", "Bad file descriptor"),
+    ],
 )
 def test_an_end_without_words_is_told_by_its_signal_and_last_line(model: Path, after: str, said: str) -> None:
     dies = f"def step():\n        {after}\n    built.engine.step = step"
@@ -305,6 +346,43 @@ def test_an_engine_that_cannot_be_built_is_not_tried_again(model: Path, before: 
         assert supervisor.model is None
 
     assert supervised(model, check, before=before).num_restarts == 0
+
+
+class Panic(BaseException):
+    """What extensions written in Rust raise when they panic."""
+
+
+@pytest.mark.parametrize("error", [Panic("in the library"), RecursionError("too deep")], ids=repr)
+def test_a_tokenizer_whose_library_fails_is_the_end_of_the_load_and_not_of_the_server(
+    error: BaseException, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(card: ModelCard) -> None:
+        raise error
+
+    monkeypatch.setattr("aphrodite.engine.remote.supervisor.Frontend.of", fails)
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.FAILED)
+
+    found = supervised(model, check)
+    assert found.exit_code == 1 and f"{type(error).__name__}: {error}" in str(found.last_failure)
+
+
+def test_a_process_that_cannot_be_started_is_tried_again_and_then_no_more(model: Path) -> None:
+    config = config_from({"model": str(model), "device": "cpu", "num_blocks": 100})
+
+    async def run() -> None:
+        first = Process.spawn(config)
+        supervisor = Supervisor(config, SupervisorSettings(("/nowhere/python",)), first)
+        keeper = asyncio.ensure_future(supervisor.run())
+        await until(lambda: supervisor.health is Health.READY)
+        first.kill()
+        await asyncio.wait_for(keeper, 20)
+        assert supervisor.health is Health.FAILED and supervisor.exit_code == 1 and supervisor.num_restarts == 3
+        assert "cannot be started: FileNotFoundError" in str(supervisor.last_failure)
+        await supervisor.close()
+
+    asyncio.run(run())
 
 
 def test_a_step_that_fails_costs_its_requests_and_not_the_engine(model: Path) -> None:

@@ -19,6 +19,7 @@ from aphrodite.engine.host import FixedHost, Model
 from aphrodite.engine.local import LocalEngine
 from aphrodite.server.body import Limits
 from aphrodite.types.stats import EngineStats
+from tests.server.crowded import looked_at
 from tests.server.process import running
 from tests.server.serving import Serving, serving
 from tests.support.checkpoints import Checkpoints
@@ -138,9 +139,9 @@ def test_a_reader_that_stops_stops_its_own_sequences_and_gets_the_same_in_the_en
 
 def test_a_reader_that_never_goes_on_is_told_so_and_what_it_held_is_free(model: Path) -> None:
     with engaged(model, 1.0) as found, opened(found.port) as idle:
-        until(lambda: found.stats.num_held == 4)
+        told = b'aphrodite:clients_too_slow_total{model_name="tiny"} 1.0'
+        until(lambda: told in found.server.service.metrics.text())
         found.check()
-        assert b'aphrodite:clients_too_slow_total{model_name="tiny"} 1.0' in found.server.service.metrics.text()
         *parts, error = frames(idle)  # it comes back after all, before the connection is cut
         assert parts and error["error"]["code"] == "client_too_slow"
         assert all(choice["finish_reason"] is None for part in parts for choice in part["choices"])
@@ -155,9 +156,11 @@ def test_a_reader_that_leaves_while_its_sequences_are_held_frees_them(model: Pat
 
 
 def test_a_deadline_ends_sequences_whose_reader_is_not_there_to_hear_of_it(model: Path) -> None:
-    with engaged(model, 60) as found, opened(found.port, timeout=4.0) as idle:
-        until(lambda: found.stats.num_held == 4, 4)
-        until(lambda: not found.stats.num_held, 5)
+    with engaged(model, 60) as found, opened(found.port) as idle:
+        until(lambda: found.stats.num_held == 4)
+        (run,) = found.server.service.runs
+        found.server.loop.call_soon_threadsafe(lambda: run.expire_at(run.now_s(), 4.0))
+        until(lambda: not found.stats.num_held)
         assert frames(idle)[-1]["error"]["code"] == "deadline_exceeded"
         found.check()
 
@@ -174,31 +177,28 @@ def test_a_server_that_is_told_to_end_does_not_wait_for_readers_that_have_stoppe
         asked = {"prompt": "another", "max_tokens": 8, "temperature": 0}
         assert httpx.post(f"{server.url}/v1/completions", json=asked).status_code == 200
         assert is_held()
-        began = time.monotonic()
         server.popen.send_signal(signal.SIGTERM)
-        assert server.popen.wait(10) == 0
-        assert time.monotonic() - began < 1 + 2
+        assert server.popen.wait(20) == 0, "a second, not the minute that readers have"
 
 
 @pytest.mark.parametrize("keeps_alive", [True, False])
-def test_a_whole_answer_that_nobody_reads_is_dropped(folder: Path, keeps_alive: bool) -> None:
+def test_a_whole_answer_that_nobody_reads_is_dropped(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, keeps_alive: bool
+) -> None:
     """What a client takes slowly is waited for; of what it does not take, nothing is kept."""
-    body = json.dumps({"tokens": [7] * 600_000}).encode()
+    body = json.dumps({"tokens": [295] * 400_000}).encode()
     path, line = (b"/detokenize", b"" if keeps_alive else b"connection: close\r\n")
     head = HEAD.replace(b"/v1/completions", path).replace(b"host: a\r\n", b"host: a\r\n" + line)
-    with serving(folder, limits=Limits(unread_s=0.5)) as server, socket.socket() as sock:
+    with serving(folder, limits=Limits(unread_s=0.3)) as server, socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 10)
         sock.connect(("127.0.0.1", server.port))
-        sock.sendall(head % (len(body), body))
-        taken = b""
-        deadline = time.monotonic() + 2
-        while time.monotonic() < deadline:  # slowly, for longer than nothing may be taken
-            taken += sock.recv(1000)
-            time.sleep(0.05)
+        with looked_at(monkeypatch, sock, num_times=4) as taker:  # slowly, for longer than nothing may be taken
+            sock.sendall(head % (len(body), body))
+            until(lambda: taker.is_cut)
+        taken = taker.taken
         length = int(taken.lower().partition(b"content-length: ")[2].split()[0])
-        assert len(taken) > 10_000
-        time.sleep(1.5)
+        assert len(taken) > 300_000
         with suppress(ConnectionResetError):
             while part := sock.recv(1 << 16):
                 taken += part
-        assert len(taken) < length - 100_000
+        assert len(taken) < length - 1_000_000

@@ -20,6 +20,7 @@ from aphrodite.text.tokenizer import Tokenizer
 from aphrodite.types.request import Request
 from tests.server.engine import ScriptedEngine
 from tests.server.serving import Serving, serving
+from tests.support.waiting import in_time, until
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
 
@@ -31,14 +32,9 @@ def slowly(request: Request) -> Iterator[int | float | str]:
         yield 0.005
 
 
-def check_idle(server: Serving, within_s: float = 2.0) -> None:
+def check_idle(server: Serving) -> None:
     """Nothing is left of any request: in the engine, in the queue, in the server."""
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        if not (server.engine.live or server.service.runs or server.service.admission.num_taken):
-            return
-        time.sleep(0.01)
-    raise AssertionError((server.engine.live, server.service.runs, server.service.admission.num_taken))
+    until(lambda: not (server.engine.live or server.service.runs or server.service.admission.num_taken))
 
 
 def open_stream(server: Serving, **asked: Any) -> socket.socket:
@@ -52,10 +48,7 @@ def open_stream(server: Serving, **asked: Any) -> socket.socket:
 def test_a_client_that_leaves_ends_all_of_its_sequences(folder: Path, stream: bool) -> None:
     with serving(folder, ScriptedEngine(slowly), max_sequences=600) as server:
         sock = open_stream(server, prompt=["a"] * 32, n=4, temperature=1.0, stream=stream)
-        deadline = time.monotonic() + 10
-        while len(server.engine.live) < 128 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert len(server.engine.live) == 128
+        until(lambda: len(server.engine.live) == 128)
         if stream:
             assert sock.recv(100).startswith(b"HTTP/1.1 200")
         sock.close()
@@ -70,6 +63,7 @@ def test_a_reader_that_stops_holds_up_nobody_and_is_cut_off(folder: Path) -> Non
         yield "length"
 
     with serving(folder, ScriptedEngine(flood), app={"stall_s": 2.0}, max_sequences=1000) as server:
+        began = time.monotonic()
         deaf = []
         for _ in range(5):
             sock = socket.socket()
@@ -78,12 +72,8 @@ def test_a_reader_that_stops_holds_up_nobody_and_is_cut_off(folder: Path) -> Non
             body = json.dumps({"prompt": ["a"] * 64, "max_tokens": 500, "stream": True, "logprobs": 1}).encode()
             sock.sendall(HEAD % (len(body), body))
             deaf.append(sock)
-        began = time.monotonic()
         answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a b", "max_tokens": 4}, timeout=20)
         assert answer.status_code == 200
-        deadline = time.monotonic() + 20
-        while server.service.runs and time.monotonic() < deadline:
-            time.sleep(0.05)
         check_idle(server)
         assert time.monotonic() - began > 1.5, "they were given their time"
         assert b"aphrodite:clients_too_slow_total" in server.service.metrics.text()
@@ -104,9 +94,14 @@ def test_a_deadline_is_kept(folder: Path, stream: bool, by: str) -> None:
         headers = {"x-request-timeout": "0.3"} if by == "header" else {}
         if by == "body":
             asked["timeout"] = 0.3
-        began = time.monotonic()
-        answer = httpx.post(f"{server.url}/v1/completions", json=asked, headers=headers)
-        assert 0.25 < time.monotonic() - began < 1
+
+        def ask() -> httpx.Response:
+            began = time.monotonic()
+            found = httpx.post(f"{server.url}/v1/completions", json=asked, headers=headers)
+            assert time.monotonic() - began > 0.25
+            return found
+
+        answer = in_time(ask, 1)
         assert answer.status_code == 504 and answer.json()["error"]["code"] == "deadline_exceeded"
         assert answer.headers["x-should-retry"] == "false"
         check_idle(server)
@@ -119,10 +114,16 @@ def test_a_deadline_is_kept(folder: Path, stream: bool, by: str) -> None:
 
 
 def test_a_deadline_in_the_middle_of_a_stream_is_its_last_frame(folder: Path) -> None:
-    with serving(folder, ScriptedEngine(slowly)) as server:
-        text = httpx.post(
-            f"{server.url}/v1/completions", json={"prompt": "a", "stream": True, "timeout": 0.4, "max_tokens": 500}
-        ).text
+    asked = {"prompt": "a", "stream": True, "max_tokens": 500}
+    with (
+        serving(folder, ScriptedEngine(slowly)) as server,
+        httpx.stream("POST", f"{server.url}/v1/completions", json=asked) as answer,
+    ):
+        found = answer.iter_text()
+        text = next(found)
+        (run,) = server.service.runs
+        server.loop.call_soon_threadsafe(lambda: run.expire_at(run.now_s(), 0.4))  # not before there is something
+        text += "".join(found)
         *parts, error, done = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
         assert done == "[DONE]" and json.loads(error)["error"]["code"] == "deadline_exceeded"
         assert parts and all(
@@ -220,8 +221,7 @@ def test_a_storm_leaves_nothing_behind_and_spoils_no_answer(folder: Path) -> Non
         files = len(os.listdir("/proc/self/fd"))
         asyncio.run(storm(server))
         check_idle(server)
-        time.sleep(0.2)
-        assert len(os.listdir("/proc/self/fd")) <= files + 4
+        until(lambda: len(os.listdir("/proc/self/fd")) <= files + 4)
 
 
 def _text(rest: bytes, kind: str) -> str:

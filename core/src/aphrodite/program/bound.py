@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from aphrodite.errors import AphroditeError, KernelError
+from aphrodite.errors import AphroditeError, KernelError, told
 from aphrodite.ops.kernel import TORCH, Kernel
 from aphrodite.program.trace import Call
 
@@ -36,8 +36,8 @@ def blame(bound: Bound, what: str) -> Iterator[None]:
     """Whatever a kernel's own code raises is a KernelError that names the kernel and the place."""
     try:
         yield
-    except AphroditeError:
+    except (AphroditeError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # SystemExit and its like too: the process is not the kernel's to end
         where = f"{bound.kernel.provider} at {bound.call.site}"
-        raise KernelError(f"{where}: {what} raised {type(error).__name__}: {error}", subject=bound.call.site) from error
+        raise KernelError(f"{where}: {what} raised {told(error)}", subject=bound.call.site) from error

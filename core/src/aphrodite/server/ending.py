@@ -40,9 +40,10 @@ class Ending:
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, unread_s: float) -> None:
         self.is_lingering = False
         self._transport = transport
-        family = transport.get_extra_info("socket").family
         is_tls = transport.get_extra_info("sslcontext") is not None
-        self._asks_system = is_tls and family != socket.AF_UNIX and _TCP_INFO is not None
+        self._asks_system = (
+            is_tls and transport.get_extra_info("socket").family != socket.AF_UNIX and _TCP_INFO is not None
+        )
         self._loop = loop
         self._unread_s = unread_s
         self._num_dropped = 0

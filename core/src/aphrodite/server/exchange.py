@@ -143,7 +143,7 @@ class Exchange:
         self._is_probe = place.access == Access.OPEN
         owner = tenant(site.settings, place.access, self._headers)
         route = place.checked()
-        check_room(site.service, route)
+        check_room(site.service, route, self._headers)
         limits = site.settings.limits
         body = None
         if route.body is not None:

@@ -57,8 +57,10 @@ class Listener:
         loop = asyncio.get_running_loop()
         make = protocol_factory(self._config, self._state, loop, self._site, Door(self._site))
         for sock in self._sockets:
-            if sock.family != socket.AF_UNIX:  # connections inherit it
+            if sock.family != socket.AF_UNIX:  # connections inherit both
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+                # An event loop sees to it where a socket says that it is TCP; else a body waits 40 ms behind its head.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             tls: dict[str, Any] = {}
             if self._tls is not None:
                 tls = {"ssl_handshake_timeout": self._limits.head_s, "ssl_shutdown_timeout": _TAKING_S}

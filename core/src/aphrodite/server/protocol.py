@@ -14,7 +14,9 @@ from urllib.parse import unquote
 
 import httptools
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
 from aphrodite.server.body import too_large
@@ -81,8 +83,12 @@ class Protocol(HttpToolsProtocol):
     # ---- the connection ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has come: it must say something in time."""
-        super().connection_made(transport)
+        """A client has come: it must say something in time. uvicorn's own method finds out the addresses of both sides
+        too, which nobody asks for, and which takes longer than a refusal."""
+        self.connections.add(self)
+        self.transport = transport
+        self.flow = FlowControl(transport)
+        self.scheme = "https" if is_ssl(transport) else "http"
         self._ending = Ending(transport, self.loop, self._limits.unread_s)
         self._await_bytes()
 
@@ -127,6 +133,9 @@ class Protocol(HttpToolsProtocol):
 
     def _take(self, data: bytes) -> None:
         """Look at bytes piece by piece, up to a request that waits for the answers before it."""
+        if len(data) <= _PIECE_BYTES and not self.pipeline:
+            self._take_piece(data)
+            return
         view = memoryview(data)
         while view and not self._is_refused and not self.transport.is_closing():
             if self.pipeline:

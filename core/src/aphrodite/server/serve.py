@@ -21,11 +21,10 @@ from aphrodite.engine.remote.messages import Ready
 from aphrodite.engine.remote.signals import let_through
 from aphrodite.engine.remote.spawn import Process
 from aphrodite.engine.remote.supervisor import Supervisor, SupervisorSettings
-from aphrodite.errors import AphroditeError
+from aphrodite.errors import told
 from aphrodite.server.body import Limits
 from aphrodite.server.dialects import dialects
 from aphrodite.server.drain import drain
-from aphrodite.server.errors import ApiError
 from aphrodite.server.keys import Keys
 from aphrodite.server.listener import Listener
 from aphrodite.server.logs import AccessLog
@@ -69,6 +68,7 @@ async def _serve(
         config.scheduler.max_num_seqs + server.max_queue,
         server.max_queue_tokens,
         server.max_prompt_logprobs,
+        server.max_output_logprobs,
         server.request_timeout or None,
         server.strict_params,
         server.chat_template,
@@ -168,9 +168,9 @@ def shown_name(model: str) -> str:
 def _tell_ready(ready: Ready, service: Service) -> None:
     try:
         reading = service.reading(service.model).selection.reasons
-    except (AphroditeError, ApiError) as error:  # chats will fail, and nothing else
+    except Exception as error:  # chats will fail, and nothing else
         reading = {}
-        _LOG.warning("how answers are to be read is not known: %s", error)
+        _LOG.warning("how answers are to be read is not known: %s", told(error))
     for name, reason in (*ready.reasons.items(), *reading.items()):
         _LOG.info("%s: %s", name, reason)
     for note in ready.notes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import gc
 import logging
 import os
@@ -123,6 +124,13 @@ class _Teller:
         self._told: dict[str, int] = {}  # tokens of the output, by request
 
     def __call__(self, news: News) -> None:
+        try:
+            self._tell(news)
+        except BaseException as error:  # requests that nobody tells of would be waited for without end
+            _LOG.exception("results could not be told")
+            _end(self._channel, error)
+
+    def _tell(self, news: News) -> None:
         if isinstance(news, Failure):
             for name in news.request_ids:
                 self._told.pop(name, None)
@@ -186,7 +194,7 @@ def serve(channel: Channel, build: Build, pulse_s: tuple[float, float] = PULSE_S
             channel.send(Pulse(engine.stats()))
 
     try:
-        loop = EngineLoop(make, rests)
+        loop = EngineLoop(make, rests, lambda error: _end(channel, error))
     except AphroditeError as error:
         _end(channel, error)
         raise
@@ -264,7 +272,10 @@ def _pulses(loop: EngineLoop, channel: Channel, busy_s: float, idle_s: float) ->
     last: EngineStats | None = None
     while True:
         stats = loop.call(Engine.stats)
-        channel.send(Pulse(stats))
+        try:
+            channel.send(Pulse(stats))
+        except OSError:
+            os._exit(0)  # the other end is gone
         is_busy = bool(stats.num_running or stats.num_waiting) or stats != last
         last = stats
         time.sleep(busy_s if is_busy else idle_s)
@@ -308,6 +319,7 @@ def main(build: Build = assembled, pulse_s: tuple[float, float] = PULSE_S) -> No
         signal.signal(number, signal.SIG_IGN)
     let_through()
     _die_with_server()
+    faulthandler.enable(all_threads=False)  # a crash in native code says where: the server passes it on
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     sock = socket.socket(fileno=int(sys.argv[-1]))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)

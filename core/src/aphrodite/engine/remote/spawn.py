@@ -25,6 +25,8 @@ _LOG = logging.getLogger("aphrodite.engine")
 _KILL_S = 0.5  # in which the system has taken away what was killed
 _KEPT_LINES = 20
 _KEPT_CHARS = 500
+_FAULT_LINES = 3
+_FAULT = "Fatal Python error: "
 
 
 @dataclass
@@ -33,21 +35,25 @@ class Process:
 
     sock    our end of its socket
     lines   the last that it wrote on standard error; all of them are passed on to our log
+    fault   where native code has crashed, if it has: what kind of fault, and the innermost lines of Python
     """
 
     popen: subprocess.Popen[bytes]
     sock: socket.socket
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=_KEPT_LINES))
+    fault: str = ""
     _code: Future[int] = field(default_factory=Future)
 
     @classmethod
     def spawn(cls, config: EngineConfig, command: Sequence[str] = COMMAND) -> Process:
         """Start one, and tell it what to build. Its command gets the number of its socket as its last argument.
-        OSError if the system has nothing left for it."""
+
+        OSError or RuntimeError if the system has no process, no file or no thread for it.
+        """
         ours, theirs = socket.socketpair()
-        ours.sendall(packed(Start(VERSION, config)))
         popen: subprocess.Popen[bytes] | None = None
         try:
+            ours.sendall(packed(Start(VERSION, config)))
             with theirs, held_back():  # until it has said that it ignores them (`process.main`)
                 popen = subprocess.Popen(
                     [*command, str(theirs.fileno())],
@@ -57,15 +63,15 @@ class Process:
                     stderr=subprocess.PIPE,
                     start_new_session=False,
                 )
+            ours.setblocking(False)
+            found = cls(popen, ours)
+            threading.Thread(target=found._pass_on, args=(popen.stderr,), daemon=True).start()
         except BaseException:  # also a signal that has waited for it
             ours.close()
             if popen is not None:
                 popen.kill()
-                popen.wait()
+                popen.communicate()
             raise
-        ours.setblocking(False)
-        found = cls(popen, ours)
-        threading.Thread(target=found._pass_on, args=(popen.stderr,), daemon=True).start()
         return found
 
     def _pass_on(self, stream: IO[bytes]) -> None:
@@ -73,8 +79,16 @@ class Process:
             for line in stream:
                 text = line.decode(errors="replace").rstrip()
                 self.lines.append(text[:_KEPT_CHARS])
+                self._look_for_fault(text[:_KEPT_CHARS].strip())
                 _LOG.info("%s", text)
         self._code.set_result(self.popen.wait())
+
+    def _look_for_fault(self, line: str) -> None:
+        """What matters of what faulthandler writes: in native code, the innermost lines of Python are its callers'."""
+        if line.startswith(_FAULT):
+            self.fault = line.removeprefix(_FAULT)
+        elif self.fault and line.startswith("File ") and self.fault.count("; File ") < _FAULT_LINES:
+            self.fault = f"{self.fault}; {line}"
 
     async def ended(self) -> int:
         """Wait for its end; its exit code, negative for a signal. Starts no thread: there may be no memory for one."""

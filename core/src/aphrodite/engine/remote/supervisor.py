@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import time
@@ -16,7 +17,7 @@ from aphrodite.engine.host import Health, Model
 from aphrodite.engine.remote.client import RemoteEngine
 from aphrodite.engine.remote.messages import Dying, Ready, error_of
 from aphrodite.engine.remote.spawn import COMMAND, Process, described
-from aphrodite.errors import AphroditeError, EngineDied
+from aphrodite.errors import AphroditeError, EngineDied, told
 from aphrodite.types.model_card import ModelCard
 from aphrodite.types.stats import EngineStats
 
@@ -26,6 +27,7 @@ _MOST_FAILED_STARTS = 3  # in a row
 _CODE_S = 2.0  # what an exit code may take to be known after the socket has closed
 _END_S = 1.0  # what an engine may take to end when it is told to
 _AGAIN_S = (1.0, 30.0)  # first and longest wait for what a process needs and the system does not give
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS)
 _NUM_SPARE_FILES = 8  # as many as the start of a process takes
 
 
@@ -119,15 +121,19 @@ class Supervisor:
         self._close_spare()
 
     async def _spawned(self) -> Process | None:
-        """A new process. Waits for as long as the system has no files or memory for one: clients may hold them. None if
-        none is wanted any more."""
+        """A new process. Waits for as long as the system has no file, memory or thread for it: clients may hold them.
+        None if it fails otherwise, or is wanted no more."""
         again_s = _AGAIN_S[0]
         while not self.is_closing:
             self._close_spare()
             try:
                 return Process.spawn(self._config, self._settings.command)
-            except OSError as error:
-                _LOG.error("the engine cannot be started now: %s; again in %g s", error.strerror, again_s)
+            except (OSError, RuntimeError) as error:
+                self.last_failure = EngineDied(f"the engine's process cannot be started: {told(error)}")
+                _LOG.error("%s", self.last_failure)
+                if isinstance(error, OSError) and error.errno not in _PASSING:
+                    self.exit_code = 1
+                    return None
             finally:
                 if not self.is_closing:
                     self._open_spare()
@@ -194,8 +200,10 @@ class Supervisor:
             if self._frontend is None or self._frontend.card != card:
                 try:
                     self._frontend = await asyncio.to_thread(Frontend.of, card)
-                except AphroditeError as error:
-                    engine.dying = Dying(error_of(error), error.exit_code)
+                except (asyncio.CancelledError, KeyboardInterrupt):
+                    raise
+                except BaseException as error:  # what a library makes of a file from strangers; Rust's panics too
+                    engine.dying = Dying(error_of(error), error.exit_code if isinstance(error, AphroditeError) else 1)
                     engine.close()
                     return None
             return self._frontend
@@ -214,4 +222,8 @@ class Supervisor:
             what = error.message if error.kind == "internal" else f"{error.kind}: {error.message}"
             return EngineDied(f"the engine's process has ended: {what}", subject=code)
         said = f"; its last line was: {process.lines[-1]}" if process.lines else ""
+        if process.fault:
+            said = f": {process.fault}"
+        elif code == 0:
+            said += "; that is not how it ends by itself: has a plugin's code ended it?"
         return EngineDied(f"the engine's process {described(code)}{said}", subject=code)
