@@ -133,6 +133,9 @@ class Protocol(HttpToolsProtocol):
 
     def _take(self, data: bytes) -> None:
         """Look at bytes piece by piece, up to a request that waits for the answers before it."""
+        if len(data) <= _PIECE_BYTES and not self.pipeline:
+            self._take_piece(data)
+            return
         view = memoryview(data)
         while view and not self._is_refused and not self.transport.is_closing():
             if self.pipeline:
