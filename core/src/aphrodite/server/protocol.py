@@ -6,9 +6,7 @@ bytes  [ head: 16 KiB, 100 headers, 10 s | body: 1 KiB a second and 60 s ]  then
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,28 +19,16 @@ from uvicorn.server import ServerState
 
 from aphrodite.server.body import too_large
 from aphrodite.server.cycle import Cycle
-from aphrodite.server.dialect import refusal
 from aphrodite.server.door import Door
 from aphrodite.server.ending import Ending
 from aphrodite.server.errors import ApiError, draining, from_exception
-from aphrodite.server.exchange import request_id_of
-from aphrodite.server.gate import place_of
+from aphrodite.server.head import RefusedError, check, has_endless_body, no_http, target, too_long, too_many
+from aphrodite.server.reception import Reception
 from aphrodite.server.site import Site
-from aphrodite.server.wire import written
+from aphrodite.server.wire import unheard
 
-_CHECK_S = 1.0
 _PIECE_BYTES = 8 << 10  # looked at together: a connection sends on while nobody knows how many requests that is
-_SLACK_BYTES = 64 << 10  # that a body may take beside what it says, in chunks
 _FRAMING = (b"content-length", b"transfer-encoding")  # headers that say where a request ends
-_VERSIONS = ("1.0", "1.1")
-
-
-class _RefusedError(Exception):
-    """Raised inside the parser, to get out of it."""
-
-    def __init__(self, error: ApiError) -> None:
-        super().__init__(error.message)
-        self.error = error
 
 
 class Protocol(HttpToolsProtocol):
@@ -66,17 +52,11 @@ class Protocol(HttpToolsProtocol):
         self._is_told_again = False  # whether the parser is told of a head for the second time
         self._is_refused = False  # whether what comes is of no more use
         self._is_half_closed = False  # whether the client sends no more, and waits for its answers
-        self._refusal: _RefusedError | None = None
         self._has_begun = False  # whether a request is being received, by what the parser says
         self._last_words: bytes | None = None  # a refusal that waits for the answers before it
         self._ahead = b""  # bytes behind a request that has yet to be answered, and behind more of them
-        self._num_head_bytes = 0
-        self._num_body_bytes = 0
+        self._reception = Reception(self._limits, loop, self._late)
         self._num_to_skip = 0  # bytes of the body of a request that was refused at the door
-        self._in_head = True  # of the next request, or of one that has begun
-        self._in_body = False
-        self._began_s: float | None = None  # the head, then the body, that is being received
-        self._timer: asyncio.TimerHandle | None = None
         self._answered: Cycle | None = None  # the request that is answered now, or was last; it may be an earlier one
         # than `cycle`, the last whose head is here
 
@@ -90,11 +70,11 @@ class Protocol(HttpToolsProtocol):
         self.flow = FlowControl(transport)
         self.scheme = "https" if is_ssl(transport) else "http"
         self._ending = Ending(transport, self.loop, self._limits.unread_s)
-        self._await_bytes()
+        self._reception.start()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has left."""
-        self._rest()
+        self._reception.stop()
         self._ending.cancel()
         self._unset_keepalive_if_required()
         self._ahead = b""
@@ -106,9 +86,9 @@ class Protocol(HttpToolsProtocol):
         """It sends no more. What it has asked for it still gets, where the transport can do that: not over TLS."""
         if not self._is_answering or self._ending.is_lingering or self.scheme == "https":
             return False
-        if self._in_body and self.cycle is self._answered:  # it will never be whole
+        if self._reception.in_body and self.cycle is self._answered:  # it will never be whole
             return False
-        if not self._is_refused and (self._in_body or self._num_head_bytes):
+        if not self._is_refused and self._reception.is_within:
             self._refuse(None)
         if not self._is_half_closed:
             self._is_half_closed = True
@@ -162,15 +142,15 @@ class Protocol(HttpToolsProtocol):
             self._refuse(_no_memory())
             return
         except httptools.HttpParserError as error:
-            if isinstance(error.__context__, MemoryError):  # in one of its calls
-                self._refuse(_no_memory())
-                return
-            found = self._refusal
-            self._refuse(found.error if found is not None else _no_http("this is no HTTP request"))
+            cause = error.__context__  # raised in one of its calls
+            if isinstance(cause, RefusedError):
+                self._refuse(cause.error)
+            else:
+                self._refuse(_no_memory() if isinstance(cause, MemoryError) else no_http("this is no HTTP request"))
             return
-        if self._in_head and self._num_head_bytes > self._limits.header_bytes + self._limits.url_bytes:
-            self._refuse(self._too_many())
-        elif self._in_body and self._num_body_bytes > self._limits.body_bytes + _SLACK_BYTES:
+        if self._reception.is_head_too_large:
+            self._refuse(too_many(self._limits))
+        elif self._reception.is_body_too_large:
             self._refuse(too_large(self._limits))
 
     # ---- requests that are refused at the door ----------------------------------------------------------------------
@@ -182,12 +162,12 @@ class Protocol(HttpToolsProtocol):
             if self._num_to_skip:
                 skipped = min(self._num_to_skip, len(data))
                 self._num_to_skip -= skipped
-                self._num_body_bytes += skipped
+                self._reception.count(skipped)
                 data = data[skipped:]
                 if not self._num_to_skip:
                     self._await_next()
                 continue
-            is_between = not self._is_answering and self._in_head and not self._num_head_bytes and not self.pipeline
+            is_between = not (self._is_answering or self._reception.is_within or self.pipeline)
             found = None
             if is_between and self._door.is_shut and not self.flow.write_paused:  # or what is said would pile up
                 found = self._door.refuse(data)
@@ -197,13 +177,12 @@ class Protocol(HttpToolsProtocol):
             self.transport.write(found.answer)
             self._ending.watch_unread()
             if found.closes:
-                self._rest()
+                self._reception.stop()
                 self._ending.close()
                 return b""
             self._num_to_skip = max(0, found.num_bytes - len(data))
             if self._num_to_skip:
-                self._in_head, self._in_body, self._num_body_bytes = False, True, 0
-                self._await_bytes()
+                self._reception.begin_body()
             else:
                 self._await_next()
             data = data[found.num_bytes :]
@@ -211,9 +190,7 @@ class Protocol(HttpToolsProtocol):
 
     def _await_next(self) -> None:
         """All of a request is here, and it is answered: the next may come."""
-        self._in_body = False
-        self._in_head = True
-        self._rest()
+        self._reception.end()
         if self.timeout_keep_alive_task is None:
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -223,12 +200,7 @@ class Protocol(HttpToolsProtocol):
 
     def _read(self, data: bytes) -> None:
         """Count bytes, and feed them to the parser."""
-        if self._in_head:
-            self._num_head_bytes += len(data)
-            if self._began_s is None:
-                self._await_bytes()
-        if self._in_body:
-            self._num_body_bytes += len(data)
+        self._reception.count(len(data))
         self._unset_keepalive_if_required()
         self._parse(data)
 
@@ -258,7 +230,7 @@ class Protocol(HttpToolsProtocol):
         if self._is_told_again:
             return
         super().on_message_begin()
-        self._has_begun = self._in_head = True
+        self._has_begun = True
         self._num_sized = self._num_trailers = 0
 
     def on_url(self, url: bytes) -> None:
@@ -266,37 +238,31 @@ class Protocol(HttpToolsProtocol):
         if self._is_told_again:
             return
         super().on_url(url)
-        most = self._limits.url_bytes
-        if len(self.url) > most:
-            error = ApiError(414, "uri_too_long", f"the target must have at most {most} bytes")
-            raise self._refused(error)
+        if len(self.url) > self._limits.url_bytes:
+            raise RefusedError(too_long(self._limits))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; or one that comes after the body: by then all is settled that it could say."""
         if self._is_told_again:
             return
-        if self._in_head:
-            super().on_header(name, value)
-        else:
+        if self._reception.in_body:
             self._num_trailers += 1
+        else:
+            super().on_header(name, value)
         self._num_sized += len(name) + len(value) + 4
         if (
             self._num_sized > self._limits.header_bytes
             or len(self.headers) + self._num_trailers > self._limits.num_headers
         ):
-            raise self._refused(self._too_many())
+            raise RefusedError(too_many(self._limits))
 
     def on_headers_complete(self) -> None:
         """The head is here. The application begins; it reads the body as it comes."""
         if self._is_told_again:
             return
         version = self.parser.get_http_version()
-        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
-        if version not in _VERSIONS:
-            raise self._refused(_no_http("HTTP/1.1 and HTTP/1.0 are spoken here"))
-        if codings and (codings != [b"chunked"] or version == "1.0"):
-            raise self._refused(_no_http("transfer-encoding may be chunked, in HTTP/1.1, and nothing else"))
-        path, query = self._target()
+        check(version, self.headers)
+        path, query = target(self.url)
         self.scope |= {
             "method": self.parser.get_method().decode("ascii"),
             "http_version": version,
@@ -305,10 +271,10 @@ class Protocol(HttpToolsProtocol):
             "query_string": query,
             "extensions": {"aphrodite.part": self._part},  # type: ignore[dict-item]
         }
-        self._in_head = False
-        self._num_head_bytes = self._num_body_bytes = 0
-        self._in_body = True
-        self._began_s = time.monotonic()
+        self._reception.begin_body()
+        keeps = (
+            version != "1.0" and self.parser.should_keep_alive() and not has_endless_body(self.headers, self._limits)
+        )
         before: Cycle | None = self.cycle
         self.cycle = Cycle(
             scope=self.scope,
@@ -320,7 +286,7 @@ class Protocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue and version != "1.0",
-            keep_alive=version != "1.0" and self.parser.should_keep_alive() and not self._is_too_long(),
+            keep_alive=keeps,
             on_response=self.on_response_complete,
         )
         if before is None or before.response_complete:
@@ -328,21 +294,6 @@ class Protocol(HttpToolsProtocol):
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
-
-    def _target(self) -> tuple[bytes, bytes]:
-        """Path and query of what is asked for."""
-        try:
-            found = httptools.parse_url(self.url)
-        except httptools.HttpParserInvalidURLError:
-            found = None
-        if found is None or not found.path or not found.path.isascii():
-            raise self._refused(_no_http("the target must be a path"))
-        return found.path, found.query or b""
-
-    def _is_too_long(self) -> bool:
-        """Whether a body is said to come that nobody will wait for the end of."""
-        lengths = [value for name, value in self.headers if name == b"content-length"]
-        return any(int(value) > self._limits.body_bytes for value in lengths)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Let the application answer."""
@@ -361,9 +312,7 @@ class Protocol(HttpToolsProtocol):
         if self.cycle.response_complete:
             self._await_next()  # the clock of an idle connection was stopped by a body that nobody has waited for
         else:
-            self._in_body = False
-            self._in_head = True
-            self._rest()
+            self._reception.end()
 
     # ---- the end of an answer ---------------------------------------------------------------------------------------
 
@@ -375,7 +324,12 @@ class Protocol(HttpToolsProtocol):
         """All of an answer is written; the client has yet to take it. If it was asked to wait before it sends a body,
         nobody knows whether that still comes, and the next request could be taken for it: the connection ends."""
         assert self._answered is not None
-        waits = self._in_body and self.cycle.response_complete and self.expect_100_continue and not self._num_body_bytes
+        waits = (
+            self._reception.in_body
+            and self.cycle.response_complete
+            and self.expect_100_continue
+            and not self._reception.num_body_bytes
+        )
         if self._answered.ends or waits:
             self._end()
         else:
@@ -396,12 +350,12 @@ class Protocol(HttpToolsProtocol):
 
     def _end(self) -> None:
         """End the connection with what is written. What the client still sends would take that away from it."""
-        is_sending = (self._is_refused or self._in_body or bool(self._ahead)) and not self._is_half_closed
+        is_sending = (self._is_refused or self._reception.in_body or bool(self._ahead)) and not self._is_half_closed
         self._is_refused = True
         self._last_words = None
         self._ahead = b""
         self._unset_keepalive_if_required()
-        self._rest()
+        self._reception.stop()
         self.pipeline.clear()
         if is_sending:
             self._ending.linger()
@@ -410,7 +364,12 @@ class Protocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """The server ends: what is answered now is the last. A request that is not here yet comes too late."""
-        if self._in_body and self._is_answering and self._answered is self.cycle and not self.cycle.response_started:
+        if (
+            self._reception.in_body
+            and self._is_answering
+            and self._answered is self.cycle
+            and not self.cycle.response_started
+        ):
             self._refuse(draining())
         else:
             super().shutdown()
@@ -427,58 +386,23 @@ class Protocol(HttpToolsProtocol):
 
     # ---- limits -----------------------------------------------------------------------------------------------------
 
-    def _too_many(self) -> ApiError:
-        limits = self._limits
-        return ApiError(
-            431,
-            "headers_too_large",
-            f"a request may have {limits.num_headers} headers of {limits.header_bytes} bytes together",
-        )
-
-    def _await_bytes(self) -> None:
-        """The clock runs until the request is here."""
-        self._began_s = time.monotonic()
-        if self._timer is None:
-            self._timer = self.loop.call_later(_CHECK_S, self._check_time)
-
-    def _rest(self) -> None:
-        """Nothing is being waited for."""
-        self._began_s = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _check_time(self) -> None:
-        self._timer = None
-        if self._began_s is None or self._is_refused:
+    def _late(self) -> None:
+        """What was to come has not come in time."""
+        if self._is_refused:
             return
-        elapsed_s = time.monotonic() - self._began_s
-        limits = self._limits
-        if self._in_body:
-            is_slow = self._num_body_bytes < (elapsed_s - limits.head_s) * limits.body_bytes_a_s
-            late = elapsed_s > limits.body_s or is_slow
+        if self._reception.is_within or self._is_answering:
+            self._refuse(ApiError(408, "request_timeout", "the request was not received in time"))
         else:
-            late = elapsed_s > limits.head_s - _CHECK_S
-        if not late:
-            self._timer = self.loop.call_later(_CHECK_S, self._check_time)
-        elif self._in_head and not self._num_head_bytes and not self._is_answering:
             self._is_refused = True
             self._ending.close()  # it has said nothing: there is nothing to answer
-        else:
-            self._refuse(ApiError(408, "request_timeout", "the request was not received in time"))
-
-    def _refused(self, error: ApiError) -> _RefusedError:
-        """To be raised inside the parser."""
-        self._refusal = _RefusedError(error)
-        return self._refusal
 
     def _refuse(self, error: ApiError | None) -> None:
         """Nothing that comes is of use any more, and an error, if there is one, says why. It is said when all before it
         is answered, and not in the middle of an answer to the request itself. Then the connection ends."""
         self._is_refused = True
         self._ahead = b""
-        self._rest()
-        if self._in_body and self.cycle is self._answered:
+        self._reception.stop()
+        if self._reception.in_body and self.cycle is self._answered:
             if not self._is_answering:
                 error = None  # it was answered before its body was here
             elif error is not None and not self.cycle.response_started:
@@ -488,7 +412,7 @@ class Protocol(HttpToolsProtocol):
                 self._break_off()
                 self._end()
                 return
-        elif self._in_body:  # it would have been the next
+        elif self._reception.in_body:  # it would have been the next
             self.pipeline.popleft()
         self._last_words = b"" if error is None else self._words(error)
         if self._is_answering:
@@ -503,15 +427,10 @@ class Protocol(HttpToolsProtocol):
 
     def _words(self, error: ApiError) -> bytes:
         """An error in the words of whoever would have answered, as far as that is known."""
-        error = replace(error, closes=True)
-        headers, method, url = [], b"", b""
-        if self._has_begun:
-            headers, method, url = self.headers, self.parser.get_method(), self.url
-        path = url.partition(b"?")[0].decode("latin-1")
-        dialect = place_of(self._site, {"path": path, "method": method.decode("ascii")}).dialect
         self._site.service.metrics.answered(error.status)
-        request_id = request_id_of(headers)
-        return written(refusal(dialect, error, request_id), request_id, with_body=method != b"HEAD")
+        if not self._has_begun:
+            return unheard(self._site, error)
+        return unheard(self._site, error, self.parser.get_method(), self.url, self.headers)
 
     def _break_off(self) -> None:
         """What the application says now goes nowhere."""
@@ -526,10 +445,6 @@ class Protocol(HttpToolsProtocol):
             self._answered.keep_alive = False
         self.flow.resume_writing()
         self._ending.part()
-
-
-def _no_http(message: str) -> ApiError:
-    return ApiError(400, "invalid_http", message)
 
 
 def _no_memory() -> ApiError:
