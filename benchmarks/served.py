@@ -26,16 +26,25 @@ class Server:
 
     flags   behind the model's name
     log     where what it writes goes; None: nowhere
+    log_requests  whether that has a line for each request
     python  of an environment that has this project's packages
     """
 
-    def __init__(self, *flags: str, model: str = MODEL, log: Path | None = None, python: str = sys.executable) -> None:
+    def __init__(
+        self,
+        *flags: str,
+        model: str = MODEL,
+        log: Path | None = None,
+        log_requests: bool = False,
+        python: str = sys.executable,
+    ) -> None:
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             self.port: int = sock.getsockname()[1]
         command = [python, "-m", "aphrodite.cli.main", "run", model, "--port", str(self.port)]
         written = subprocess.DEVNULL if log is None else os.open(log, os.O_WRONLY | os.O_CREAT)
-        self.popen = subprocess.Popen([*command, "--no-log-requests", *flags], stdout=written, stderr=written)
+        said = "--log-requests" if log_requests else "--no-log-requests"
+        self.popen = subprocess.Popen([*command, said, *flags], stdout=written, stderr=written)
         if log is not None:
             os.close(written)
         self.canary = ""
@@ -114,11 +123,12 @@ class Server:
         return found
 
 
-def posted(body: bytes, path: bytes = b"/v1/completions", *, key: str = "none") -> bytes:
+def posted(body: bytes, path: bytes = b"/v1/completions", *, key: str = "none", request_id: str = "") -> bytes:
     """A request with a JSON body."""
+    named = b"x-request-id: %s\r\n" % request_id.encode() if request_id else b""
     return (
         b"POST %s HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n"
-        b"x-api-key: %s\r\ncontent-length: %d\r\n\r\n%s" % (path, key.encode(), len(body), body)
+        b"x-api-key: %s\r\n%scontent-length: %d\r\n\r\n%s" % (path, key.encode(), named, len(body), body)
     )
 
 

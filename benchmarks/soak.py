@@ -1,7 +1,8 @@
 """What is left of a server after much abuse: the engine killed again and again, a storm of clients, many requests.
 
     python benchmarks/soak.py [--devices cpu,toy] [--kills 20] [--rounds 20] [--storm 2000] [--requests 20000]
-                              [--saturate-s 3600] [--crashes 50] [--tenants 2000] [--out FOLDER]
+                              [--saturate-s 3600] [--crashes 50] [--tenants 2000] [--cuts 2000]
+                              [--out FOLDER]
 
 `aphrodite run` of a small model on each device, in this order:
 
@@ -38,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from crashes import crashes
+from cuts import cuts
 from served import Server, ask, circumstances, posted, streamed_text
 from tenants import tenants
 
@@ -47,6 +49,7 @@ MOST_HELD_S = 1.0
 PULSE_S = 1.0  # how old the engine's word may be
 MOST_GROWTH_BYTES = 16 << 20
 MOST_AUC = 0.55
+MOST_UNSEEN_S = 0.25
 FLAGS = ("--num-blocks", "600", "--max-num-seqs", "64", "--max-queue", "2000")
 _STREAMS = 1000  # of a round of disconnects
 _WITHIN_S = 4.0  # from the first cut to the last: one core, for all processes, starts and ends 400 streams a second
@@ -223,7 +226,11 @@ async def soak(server: Server, args: argparse.Namespace, seed: int) -> tuple[dic
 
 def more(found: dict[str, Any], flags: tuple[str, ...], args: argparse.Namespace, rng: random.Random) -> list[Promise]:
     """The phases that have servers of their own; what was seen goes into `found`."""
-    for name, run in (("crashes", crashes(flags, args.crashes, rng)), ("tenants", tenants(flags, args.tenants, rng))):
+    for name, run in (
+        ("crashes", crashes(flags, args.crashes, rng)),
+        ("tenants", tenants(flags, args.tenants, rng)),
+        ("cuts", cuts(flags, args.cuts, rng)),
+    ):
         began = time.monotonic()
         found[name] = asyncio.run(run)
         found[name]["took_s"] = round(time.monotonic() - began, 1)
@@ -234,6 +241,7 @@ def more(found: dict[str, Any], flags: tuple[str, ...], args: argparse.Namespace
         Promise("processes left after a crash", crashed["left_processes"], 0, ""),
         Promise("cached tokens that another key was told of", shared["shared_tokens"], 0, ""),
         Promise("how well time tells them apart", shared["auc"], MOST_AUC, "AUC"),
+        Promise("a cut stream is dropped within (p99)", found["cuts"]["p99_s"], MOST_UNSEEN_S, "s"),
     ]
 
 
@@ -274,6 +282,7 @@ def main() -> int:
     parser.add_argument("--saturate-s", type=float, default=3600)
     parser.add_argument("--crashes", type=int, default=50)
     parser.add_argument("--tenants", type=int, default=2000)
+    parser.add_argument("--cuts", type=int, default=2000)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     kept = [soak_device(device, args) for device in args.devices.split(",")]

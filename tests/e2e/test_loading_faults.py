@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from aphrodite import LLM, SamplingParams, build, errors
+from aphrodite.text.tokenizer import Tokenizer
 from aphrodite.types.sampling_params import parameters
-from tests.support.checkpoints import VOCAB_SIZE, Checkpoints, edit_json, write_json
+from tests.support.checkpoints import EOS, VOCAB_SIZE, Checkpoints, edit_json, write_json
 from tests.support.devices import DEVICES, require
 from tests.support.engines import check_idle
 from tests.support.reference import Reference
@@ -35,11 +36,12 @@ Kind = type[errors.AphroditeError]
 
 
 @contextmanager
-def refused(kind: Kind, *words: str) -> Iterator[None]:
-    """The block raises exactly that error, within LIMIT_S of this process's own time; its message has these words."""
+def refused(kind: Kind, *words: str) -> Iterator[pytest.ExceptionInfo[errors.AphroditeError]]:
+    """The block raises exactly that error, within LIMIT_S of this process's own time; its message
+    has all these words."""
     start = time.process_time()
     with pytest.raises(errors.AphroditeError) as caught:
-        yield
+        yield caught
     took = time.process_time() - start
     message = str(caught.value)
     print(f"{type(caught.value).__name__}: {message}")
@@ -144,6 +146,36 @@ def test_config_that_is_a_folder_is_refused(folder: Path) -> None:
         load(folder)
 
 
+NO_FILES = {"a pipe": os.mkfifo, "a device": lambda path: path.symlink_to("/dev/zero"), "a folder": Path.mkdir}
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "model.safetensors",
+    "model.safetensors.index.json",
+)
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_no_file_is_neither_read_nor_waited_for(name: str, kind: str, folder: Path) -> None:
+    (folder / name).unlink(missing_ok=True)
+    NO_FILES[kind](folder / name)
+    wrong = errors.CheckpointError if "safetensors" in name else errors.ModelError
+    with refused(wrong, str(folder / name), "is no file"):
+        load(folder)
+
+
+def test_what_a_file_holds_is_quoted_in_one_printable_line_of_bounded_length(folder: Path) -> None:
+    for name in ("A" * 100_000, "red\x1b[31m\nline"):
+        edit_json(folder / "config.json", lambda data: data.update(architectures=[name]))  # noqa: B023
+        with refused(errors.ModelError, "config.json", "architecture", "is not supported") as caught:
+            load(folder)
+        assert len(str(caught.value)) < 2200 and str(caught.value).isprintable()
+
+
 # --------------------------------------------------------------------------------------------------- the config
 
 
@@ -190,6 +222,8 @@ CONFIG_FAULTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "hidden size not divisible": ({"hidden_size": 63, "head_dim": None}, ("hidden_size 63", "num_attention_heads 4")),
     "bias no bool": ({"attention_bias": "yes"}, ("attention_bias", "bool", "'yes'")),
     "vocabulary": ({"vocab_size": -1}, ("vocab_size", "at least 1", "-1")),
+    "a number past all floats": ({"rms_norm_eps": 10**400}, ("rms_norm_eps", "inf")),
+    "half of a character": ({"bos_token": "\ud800"}, ("lone surrogate",)),
 }
 
 
@@ -198,6 +232,33 @@ def test_config_that_cannot_be_read_is_refused_by_field_and_value(name: str, fol
     change, words = CONFIG_FAULTS[name]
     edit_json(folder / "config.json", lambda data: data.update(change))
     with refused(errors.ModelError, "config.json", *words):
+        load(folder)
+
+
+@pytest.mark.parametrize("window", [2**31, 10**20])
+def test_window_that_no_kernel_takes_is_refused(window: int, checkpoints: Checkpoints, tmp_path: Path) -> None:
+    folder = checkpoints.copy(checkpoints.make("mistral", num_hidden_layers=1), tmp_path / "mistral")
+    edit_json(folder / "config.json", lambda data: data.update(sliding_window=window))
+    with refused(errors.ModelError, "config.json", "sliding_window", str(2**31 - 1), str(window)):
+        load(folder)
+
+
+MODULE_FAULTS: dict[str, tuple[Any, Kind, tuple[str, ...]]] = {
+    "num_hidden_layers": (1 << 24, errors.ModelError, ("config.json", "16777216", "512 layers")),
+    "intermediate_size": (1 << 24, errors.CheckpointError, ("3221278912 parameters", "71872")),
+    "vocab_size": (1 << 24, errors.CheckpointError, ("parameters", "71872")),
+    "hidden_size": (10**30, errors.ModelError, ("config.json", "cannot be made")),
+}
+
+
+@pytest.mark.parametrize("field", MODULE_FAULTS)
+def test_network_of_modules_that_the_files_cannot_fill_takes_no_memory(
+    field: str, checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    value, kind, words = MODULE_FAULTS[field]
+    folder = checkpoints.copy(checkpoints.make("granite", num_hidden_layers=1), tmp_path / "granite")
+    edit_json(folder / "config.json", lambda data: data.update({field: value}))
+    with refused(kind, *words):
         load(folder)
 
 
@@ -226,6 +287,141 @@ def test_generation_config_with_a_wrong_end_token_is_refused(folder: Path) -> No
     write_json(folder / "generation_config.json", {"eos_token_id": "</s>"})
     with refused(errors.ModelError, "generation_config.json", "eos_token_id", "'</s>'"):
         load(folder)
+
+
+@pytest.mark.parametrize("ids", [99_999_999, [EOS, 2**70], [10**30]], ids=repr)
+def test_end_token_past_the_vocabulary_is_left_out_with_a_note(ids: Any, folder: Path) -> None:
+    write_json(folder / "generation_config.json", {"eos_token_id": ids})
+    with load(folder) as llm:
+        assert llm.blueprint.generation.end_ids == ({EOS} if ids == [EOS, 2**70] else set())
+        assert any("eos_token_id" in note and f"{VOCAB_SIZE} tokens" in note for note in llm.blueprint.notes)
+        output = llm.generate([GOOD], SamplingParams(temperature=0, max_tokens=4))[0].outputs[0]
+        assert output.token_ids == expected_tokens(llm)[: len(output.token_ids)]
+
+
+TOKENIZER_CONFIGS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "extra no list": ("tokenizer_config.json", '{"extra_special_tokens": 5}', ("extra_special_tokens", "5")),
+    "extra half a character": ("tokenizer_config.json", '{"extra_special_tokens": ["\\ud800"]}', ("surrogate",)),
+    "name half a character": ("tokenizer_config.json", '{"bos_token": "\\uDFFF"}', ("surrogate",)),
+    "template half a character": ("tokenizer_config.json", '{"chat_template": "\\ud83d"}', ("surrogate",)),
+    "template too long": (
+        "tokenizer_config.json",
+        json.dumps({"chat_template": "x" * 300_000}),
+        ("chat_template", "300000", "262144"),
+    ),
+    "added text": ("added_tokens.json", '{"<x>": "y"}', ("'<x>'", "'y'")),
+    "added null": ("added_tokens.json", '{"<x>": null}', ("'<x>'", "None")),
+    "added infinite": ("added_tokens.json", '{"<x>": 1e400}', ("'<x>'", "inf")),
+    "added list": ("added_tokens.json", '{"<x>": [1]}', ("'<x>'", "[1]")),
+    "added negative": ("added_tokens.json", '{"<x>": -5}', ("'<x>'", "-5")),
+}
+
+
+@pytest.mark.parametrize("name", TOKENIZER_CONFIGS)
+def test_file_beside_the_tokenizer_that_cannot_be_used_is_named(name: str, folder: Path) -> None:
+    file, text, words = TOKENIZER_CONFIGS[name]
+    (folder / file).write_text(text)
+    with refused(errors.ModelError, file, *words):
+        load(folder)
+
+
+def test_template_that_writes_more_than_fits_is_refused_before_it_is_tokenised(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "chat_template.jinja").write_text("{% for i in range(1000) %}" + "x" * 1000 + "{% endfor %}")
+    with load(folder) as llm:
+        monkeypatch.setattr(Tokenizer, "encode_bare", None)  # nobody gets that far
+        with refused(errors.ContextLengthError, "messages", "1000000 characters", "max_model_len 64"):
+            llm.chat([{"role": "user", "content": "a"}])
+
+
+def test_whole_characters_that_json_spells_in_halves_are_text(folder: Path) -> None:
+    template = "{{ messages[0].content }}\U0001f600"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    with load(folder) as llm:
+        assert llm.chat([{"role": "user", "content": "a"}], SamplingParams(temperature=0, max_tokens=1))
+
+
+def replaced(pattern: dict[str, str], content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+GROWING: dict[str, dict[str, Any]] = {
+    "replacements": {"normalizer": {"type": "Sequence", "normalizers": [replaced({"String": "a"}, "a" * 50)] * 6}},
+    "at every place": {"normalizer": replaced({"Regex": ""}, "b" * 1000)},
+    "in front": {"normalizer": {"type": "Prepend", "prepend": "x" * 1_000_000}},
+    "decoded": {"decoder": {"type": "Sequence", "decoders": [replaced({"String": "a"}, "a" * 20)] * 2}},
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_tokenizer_that_makes_gigabytes_of_a_letter_is_refused(name: str, folder: Path) -> None:
+    edit_json(folder / "tokenizer.json", lambda data: data.update(GROWING[name]))
+    with refused(errors.ModelError, "tokenizer.json", next(iter(GROWING[name])), "times as long"):
+        load(folder)
+
+
+def far_id(data: dict[str, Any]) -> None:
+    data["model"]["vocab"]["zzz"] = 2**31
+
+
+def far_added_id(data: dict[str, Any]) -> None:
+    data["added_tokens"][0]["id"] = 10**9
+
+
+def prefix_of_no_merge(data: dict[str, Any]) -> None:
+    data["model"]["continuing_subword_prefix"] = "\0"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [(far_id, "2147483648"), (far_added_id, "1000000000"), (prefix_of_no_merge, "continuing_subword")],
+)
+def test_tokenizer_that_its_library_would_not_survive_is_refused(
+    spoil: Callable[[dict[str, Any]], None], word: str, folder: Path
+) -> None:
+    edit_json(folder / "tokenizer.json", spoil)
+    with refused(errors.ModelError, "tokenizer.json", word):
+        load(folder)
+
+
+FAILING: dict[str, tuple[dict[str, Any], str]] = {
+    "nothing for the unknown": (
+        {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>"}, "post_processor": None},
+        "UNK",
+    ),
+    "a pattern without end": (
+        {
+            "pre_tokenizer": {
+                "type": "Split", "pattern": {"Regex": "(a|aa)+$"}, "behavior": "Isolated", "invert": False,
+            }
+        },
+        "retry-limit",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_tokenizer_that_fails_on_a_text_fails_that_request_alone(name: str, folder: Path) -> None:
+    parts, word = FAILING[name]
+    edit_json(folder / "tokenizer.json", lambda data: data.update(parts))
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    text = "a" * 60 + "b"
+    with load(folder) as llm:
+        for ask in (llm.generate, lambda text: llm.chat([{"role": "user", "content": text}])):
+            with refused(errors.UsageError, "tokenizer", word):
+                ask(text)
+        output = llm.generate([GOOD], SamplingParams(temperature=0, max_tokens=4, ignore_eos=True))[0]
+        assert output.outputs[0].token_ids == expected_tokens(llm)
+
+
+def test_tokenizer_that_fails_on_tokens_is_an_error_of_the_model(folder: Path) -> None:
+    decoders = [{"type": "Fuse"}, {"type": "Strip", "content": "x", "start": 0, "stop": 1}]
+    edit_json(folder / "tokenizer.json", lambda data: data.update(decoder={"type": "Sequence", "decoders": decoders}))
+    tokenizer = Tokenizer.find(folder)
+    assert tokenizer is not None
+    with refused(errors.ModelError, "tokenizer", "tokens", "out of bounds"):
+        tokenizer.decode([])  # of nothing it takes the last character
 
 
 def test_tokenizer_that_cannot_be_read_is_refused_before_weights_are(
@@ -395,7 +591,11 @@ def test_index_that_names_an_absent_file_names_it(shards: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../model.safetensors", "/etc/passwd", "sub/x.safetensors", "..", "pytorch_model.bin", "", 5, None, []]
+    "name",
+    [
+        *("../model.safetensors", "/etc/passwd", "sub/x.safetensors", "..", "pytorch_model.bin", "", 5, None, []),
+        *("a\0.safetensors", "a" * 5000 + ".safetensors"),
+    ],
 )
 def test_index_that_names_a_file_outside_the_folder_is_refused(name: Any, shards: Path) -> None:
     path = change_index(shards, lambda data: data["weight_map"].update({"model.norm.weight": name}))
@@ -493,6 +693,10 @@ def test_rotary_frequencies_of_old_checkpoints_are_ignored(folder: Path) -> None
 
 BIG = 2**63
 SETTINGS: dict[str, tuple[dict[str, Any], Kind, tuple[str, ...]]] = {
+    "a number that no message takes": ({"max_num_seqs": 2**64}, errors.UsageError, ("max_num_seqs", str(2**64))),
+    "a number past all floats": ({"memory_utilization": 10**400}, errors.UsageError, ("memory_utilization", "000")),
+    "a path that is no text": ({"download_dir": "/tmp/\udcff"}, errors.UsageError, ("download_dir", "UTF-8", "dcff")),
+    "a rule that is no text": ({"kernels": {"rms_norm": "\ud800"}}, errors.UsageError, ("kernels", "ud800")),
     "no sequences": ({"max_num_seqs": 0}, errors.UsageError, ("max_num_seqs", "at least 1", "0")),
     "negative tokens": (
         {"max_num_batched_tokens": -5},

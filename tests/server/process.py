@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,9 +79,15 @@ class Running:
 
 @contextmanager
 def running(
-    model: Path | str, log: Path, *flags: str, wait: bool = True, command: str = "run", python: str = sys.executable
+    model: Path | str,
+    log: Path,
+    *flags: str,
+    wait: bool = True,
+    command: str = "run",
+    python: str = sys.executable,
+    before: Callable[[], object] | None = None,
 ) -> Iterator[Running]:
-    """Start one, and end it."""
+    """Start one, and end it. before: called in its process, while that is still ours."""
     port = free_port()
     with log.open("wb") as stream:
         popen = subprocess.Popen(
@@ -89,6 +95,7 @@ def running(
             stdout=stream,
             stderr=stream,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
+            preexec_fn=before,
         )
     found = Running(popen, port, log)
     try:

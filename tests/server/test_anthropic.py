@@ -138,7 +138,9 @@ def test_an_answer_that_the_caller_has_begun_goes_on_there(folder: Path, client:
 
 def test_reasons_for_the_end(folder: Path, client: Clients) -> None:
     with serving(folder, saying(folder, "the engine isn't", reason="length")) as server:
-        assert client(server).messages.create(**ASK).stop_reason == "max_tokens"
+        assert client(server).messages.create(**{**ASK, "max_tokens": 20}).stop_reason == "max_tokens"
+        beyond = client(server).messages.create(**{**ASK, "max_tokens": 10_000})
+        assert beyond.stop_reason == "model_context_window_exceeded", "the context ends before the answer may"
         cut = client(server).messages.create(**ASK, stop_sequences=[" isn"])
         assert (cut.stop_reason, cut.stop_sequence) == ("stop_sequence", " isn")
         assert cut.content[0].text == "the engine"  # type: ignore[union-attr]
@@ -151,11 +153,28 @@ def test_tokens_are_counted_as_the_model_gets_them(folder: Path, client: Clients
     assert counted.input_tokens == whole.usage.input_tokens
 
 
+def test_a_conversation_is_counted_however_long_it_is(folder: Path, client: Clients) -> None:
+    messages = [{"role": "user", "content": "a b " * 600}]
+    with serving(folder) as server:
+        counted = client(server).messages.count_tokens(model=NAME, messages=messages)  # type: ignore[arg-type]
+        refused = httpx.post(f"{server.url}/v1/messages", json={**ASK, "messages": messages})
+        listed = httpx.post(f"{server.url}/tokenize", json={"messages": messages})
+    assert refused.status_code == 400 and counted.input_tokens > 1024
+    assert f"messages has {counted.input_tokens} tokens" in refused.json()["error"]["message"]
+    assert listed.json()["count"] == len(listed.json()["tokens"]) == counted.input_tokens
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"max_tokens": None}, "max_tokens must be there"),
         ({"max_tokens": 0}, "max_tokens must be an integer in 1"),
+        ({"output_format": {"type": "json_schema", "schema": {}}}, "output_format {'type': 'json_schema'"),
+        ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format {'type': 'json_schema'"),
+        ({"thinking": 7}, "thinking must be an object, got 7"),
+        ({"tools": [TOOL, {**TOOL, "name": "g", "input_schema": 7}]}, "tools[1].input_schema must be an object"),
+        ({"tools": [{"name": f"f{i}"} for i in range(129)]}, "tools[128] is one too many"),
+        ({"n": 10**9}, "n must be an integer in 1..64, got 1000000000"),
         ({"messages": []}, "messages must be a list of at least one"),
         ({"messages": [{"role": "robot", "content": "a"}]}, "messages[0].role must be user or assistant"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0].type is 'image'"),
@@ -164,7 +183,7 @@ def test_tokens_are_counted_as_the_model_gets_them(folder: Path, client: Clients
             "messages[0].content[0].tool_use_id is 'x', which no tool_use",
         ),
         ({"tools": [{**TOOL, "type": "web_search_20250305"}]}, "tools[0].type is 'web_search_20250305'"),
-        ({"tools": [{**TOOL, "name": ""}]}, "tools[0].function.name must be"),
+        ({"tools": [{**TOOL, "name": ""}]}, "tools[0].name must be"),
         ({"tools": [TOOL], "tool_choice": {"type": "any"}}, "tool_choice any is not supported yet"),
         ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "x"}}, "tool_choice names 'x'"),
         ({"thinking": {"type": "maybe"}}, "thinking.type must be"),
@@ -218,7 +237,7 @@ def test_what_has_no_effect_is_listed(folder: Path) -> None:
         body = {**ASK, "metadata": {"user_id": "7"}, "container": "x", "top_k": 5,
                 "thinking": {"type": "enabled", "budget_tokens": 2000}}  # fmt: skip
         answer = httpx.post(f"{server.url}/v1/messages", json=body)
-        assert answer.headers["x-aphrodite-ignored"] == "container, metadata, thinking.budget_tokens"
+        assert answer.headers["x-aphrodite-ignored"] == "container, thinking.budget_tokens, metadata"
         assert server.engine.added[-1].sampling.top_k == 5
 
 
@@ -237,7 +256,7 @@ def test_a_call_whose_arguments_are_cut_off_is_shown_as_text(folder: Path, clien
     cut = '<tool_call>{"name": "weather", "arguments": {"city": "th'
     with serving(folder, saying(folder, cut, reason="length"), chat_template=TOOLS_TEMPLATE) as server:
         whole = client(server).messages.create(**ASK, tools=[TOOL])  # type: ignore[list-item]
-    assert whole.stop_reason == "max_tokens"
+    assert whole.stop_reason in ("max_tokens", "model_context_window_exceeded")
     assert whole.content[0].text == 'weather {"city": "th'  # type: ignore[union-attr]
 
 

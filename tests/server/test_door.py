@@ -18,10 +18,12 @@ from aphrodite.server.body import Limits
 from aphrodite.server.door import Door
 from tests.server.crowded import POST, full, received
 from tests.server.serving import Serving, serving
+from tests.support.waiting import until
 
 ID = b"0123456789abcdef0123456789abcdef"
 BODY = b'{"prompt": "a b c"}'
 PLAIN = POST + b"content-length: %d\r\n\r\n%s" % (len(BODY), BODY)
+LONG = b'{"prompt": "%s"}' % (b"a b c" * 120)  # more than who asks for nothing has to say
 MODELS = b"GET /v1/models HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
 _AN_ID = re.compile(rb"[0-9a-f]{32}")
 
@@ -53,7 +55,10 @@ def test_the_answer_is_the_applications_on_every_route(folder: Path) -> None:
         paths = [route.path for route, _ in server.site.routes if route.generates]
         assert len(paths) >= 8
         for path in paths:
-            plain = PLAIN.replace(b"/v1/completions", path.encode())
+            plain = POST.replace(b"/v1/completions", path.encode()) + b"content-length: %d\r\n\r\n%s" % (
+                len(LONG),
+                LONG,
+            )
             odd = plain.replace(b"host: a\r\n", b"host: a\r\nx-request-id: %s\r\n" % ID)
             assert refused_at_door(server, plain) and not refused_at_door(server, odd), path
             by_door, by_app = (
@@ -71,12 +76,9 @@ def test_each_refusal_has_an_id_of_its_own_and_is_counted(folder: Path, caplog: 
         found = asked(server, PLAIN * 50 + MODELS)
         assert found.count(b"HTTP/1.1 429 ") == 50 and found.count(b"HTTP/1.1 200 ") == 1
         assert len(set(re.findall(rb"x-request-id: ([0-9a-f]{32})\r\n", found))) == 51
-        text = server.service.metrics.text().decode()
-        assert 'aphrodite:requests_refused_total{model_name="tiny"} 50.0' in text
-        assert 'aphrodite:http_answers_total{status="429"} 50.0' in text
-        until = time.monotonic() + 10
-        while "50 requests refused" not in caplog.text and time.monotonic() < until:
-            time.sleep(0.05)
+        until(lambda: 'aphrodite:http_answers_total{status="429"} 50.0' in server.service.metrics.text().decode())
+        assert 'aphrodite:requests_refused_total{model_name="tiny"} 50.0' in server.service.metrics.text().decode()
+        until(lambda: "50 requests refused" in caplog.text)
         assert "50 requests refused within 1 s: the queue is full" in caplog.text and "429" not in caplog.text
 
 

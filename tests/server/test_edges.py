@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from aphrodite.engine.requests import Prepared
+from aphrodite.server.errors import ApiError
+from aphrodite.server.logprobs import LogprobBounds
+from aphrodite.server.service import ServiceSettings
+from aphrodite.types.request import Request
+from aphrodite.types.sampling_params import SamplingParams
 from tests.server.conftest import TEMPLATE
 from tests.server.real import Real, real
 from tests.support.checkpoints import Checkpoints, write_json
@@ -196,3 +203,57 @@ def test_of_prompts_an_answer_holds_so_many_and_no_more(model: Path, stream: boo
             assert refused.status_code == 400 and refused.json()["error"]["param"] == "logprobs"
             assert str(most) in refused.json()["error"]["message"]
         server.check_idle()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_of_outputs_an_answer_may_hold_so_many_and_no_more(model: Path, stream: bool) -> None:
+    most = 1000
+    with real(model, "cpu", 3200, service={"max_output_logprobs": most}) as server:
+        asked = {"prompt": [[5] * 20] * 2, "logprobs": 4, "max_tokens": 100, "temperature": 0, "stream": stream}
+        assert ask(server, **asked).status_code == 200  # 2 x 100 tokens, 5 of each
+        for over in (
+            {**asked, "max_tokens": 101},
+            {**asked, "logprobs": 5},
+            {**asked, "prompt": [[5] * 20], "temperature": 1, "n": 3},
+            {**asked, "prompt": [[5] * 20], "max_tokens": 10_000},  # there is room for 236
+        ):
+            refused = ask(server, **over)
+            assert refused.status_code == 400 and refused.json()["error"]["param"] == "logprobs"
+            assert f"at most {most}" in refused.json()["error"]["message"]
+        short = {**asked, "prompt": [[5] * 60], "max_tokens": 1000}
+        assert ask(server, **short).status_code == 200, "there is room for 196, whatever is asked"
+        assert ask(server, **{**asked, "logprobs": None, "max_tokens": 200}).status_code == 200
+        server.check_idle()
+
+
+def test_what_ordinary_clients_ask_of_log_probabilities_is_within_the_bounds() -> None:
+    settings = ServiceSettings((), 1)
+    bounds = LogprobBounds(settings.max_prompt_logprobs, settings.max_output_logprobs)
+    under_way = [Holding(4096 * 21)] * 64
+    for max_tokens, room, logprobs, n in ((4096, 8192, 20, 1), (4096, 8192, 20, 16), (None, 131_000, 20, 1)):
+        bounds.check([prepared(max_tokens, room, logprobs, n)], under_way, 1.0)
+    with pytest.raises(ApiError) as caught:
+        bounds.check([prepared(None, 131_000, 20, 64)], [], 1.0)
+    assert (caught.value.status, caught.value.param) == (400, "logprobs")
+    for many, status in (([Holding(4 << 20)] * 3, 429), ([Holding(4 << 20)], None)):
+        for one in (prepared(10, 100, 0, 1), prepared(10, 100, None, 1)):
+            if status is None or one.requests[0].sampling.logprobs is None:
+                bounds.check([one], many, 3.0)
+                continue
+            with pytest.raises(ApiError) as caught:
+                bounds.check([one], many, 3.0)
+            assert (caught.value.status, caught.value.code, caught.value.retry_after_s) == (429, "queue_full", 3.0)
+
+
+@dataclass
+class Holding:
+    """A request under way that holds so many."""
+
+    num_logprobs: int
+    prepared: tuple[Prepared, ...] = ()
+
+
+def prepared(max_tokens: int | None, room: int, logprobs: int | None, n: int) -> Prepared:
+    sampling = SamplingParams(max_tokens=max_tokens, logprobs=logprobs, n=n)
+    total = 8 + (room if max_tokens is None else min(room, max_tokens))
+    return Prepared(None, (Request("0", (5,) * 8, sampling, 0, frozenset(), total),))

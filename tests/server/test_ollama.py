@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
+from aphrodite.engine.host import FixedHost, Health
 from tests.server import clients
+from tests.server.crowded import full
 from tests.server.engine import ScriptedEngine
 from tests.server.says import TOOLS_TEMPLATE, WEATHER, saying
 from tests.server.serving import NAME, Serving, serving
@@ -192,3 +195,61 @@ def test_a_failure_in_a_stream_is_its_last_line(folder: Path) -> None:
     with serving(folder, ScriptedEngine(lambda request: [60, 0.2, RuntimeError("no")])) as server:
         *parts, last = lines(post(server, "/api/chat", CHAT))
         assert list(last) == ["error"] and not any(part["done"] for part in parts)
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
+@pytest.mark.parametrize("more", [{}, {"keep_alive": "5m"}, {"stream": True, "options": {}}, {"stream": False}])
+def test_who_only_loads_the_model_needs_no_place_in_the_queue(path: str, more: dict[str, Any], folder: Path) -> None:
+    empty: dict[str, Any] = {"messages": []} if path == "/api/chat" else {"prompt": ""}
+    with full(folder) as server:
+        found = post(server, path, {"model": NAME, **empty, **more})
+        assert found.status_code == 200 and found.json()["done_reason"] == "load" and found.json()["done"] is True
+        for text in ("a", "a" * 600):  # short enough to be looked at, and too long
+            asked = {"messages": [{"role": "user", "content": text}]} if path == "/api/chat" else {"prompt": text}
+            refused = post(server, path, {"model": NAME, **asked})
+            assert refused.status_code == 429 and list(refused.json()) == ["error"] and refused.headers["retry-after"]
+        assert post(server, path, {"model": "other", **empty}).status_code == 404
+        assert post(server, path, {"model": NAME, **empty, "options": {"top_p": 7}}).status_code == 400
+        deadline = time.monotonic() + 5
+        while server.service.admission.num_entering and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert server.service.admission.num_taken == 1 and server.service.admission.num_entering == 0
+
+
+def test_nothing_is_loaded_while_there_is_no_model(folder: Path) -> None:
+    with serving(folder, host=FixedHost(None, Health.LOADING)) as server:
+        found = post(server, "/api/generate", {"model": NAME})
+        assert found.status_code == 503 and "loading" in found.json()["error"]
+
+
+def test_the_model_stays_loaded_and_who_wants_it_gone_is_told(folder: Path) -> None:
+    with serving(folder) as server:
+        for path in ("/api/chat", "/api/generate"):
+            for value in (0, 0.0, "0", "0s", "0h0m", "-0s"):
+                found = post(server, path, {"model": NAME, "keep_alive": value})
+                assert found.status_code == 200 and found.headers["x-aphrodite-ignored"] == "keep_alive", value
+            for value in (-1, 300, 2.5, "5m", "1h30m", "-1", "5", "1.5h", "100ms", None):
+                found = post(server, path, {"model": NAME, "keep_alive": value})
+                assert found.status_code == 200 and "x-aphrodite-ignored" not in found.headers, value
+
+
+def test_how_long_the_model_stays_is_seconds_or_a_duration(folder: Path) -> None:
+    with serving(folder) as server:
+        for value in ("soon", "5 m", "m", "", "5x", "h5", "1e3s", True, [], {}, "5m " * 100):
+            found = post(server, "/api/generate", {"model": NAME, "keep_alive": value})
+            assert found.status_code == 400 and found.json()["error"].startswith("keep_alive must be seconds or a ")
+
+
+def test_raw_leaves_no_place_for_what_a_template_writes(folder: Path) -> None:
+    with serving(folder) as server:
+        for name, value in {"system": "s", "template": "{{ .Prompt }}", "context": [1]}.items():
+            found = post(server, "/api/generate", {"model": NAME, "prompt": "a", "raw": True, name: value})
+            assert found.status_code == 400 and found.json()["error"].startswith(f"{name} must be left out"), name
+        assert not server.engine.added
+
+
+def test_a_prompt_that_is_too_long_is_called_what_the_client_calls_it(folder: Path) -> None:
+    with serving(folder) as server:
+        for raw in (True, False):
+            found = post(server, "/api/generate", {"model": NAME, "prompt": "a b " * 600, "raw": raw})
+            assert found.status_code == 400 and found.json()["error"].startswith("prompt has "), raw

@@ -40,13 +40,54 @@ def ignored(**body: Any) -> tuple[str, ...]:
         ({"ban_eos_token": 0}, "ignore_eos", False),
         ({"logit_bias": {"7": -3}}, "logit_bias", ((7, -3.0),)),
         ({"logit_bias": [[7, -3], [8, False]]}, "logit_bias", ((7, -3.0), (8, -100.0))),
-        ({"rep_pen": 1.2, "repetition_penalty": 1.1}, "repetition_penalty", 1.1),  # our own name goes before
-        ({"repetition_penalty": 1.1, "rep_pen": 1.2}, "repetition_penalty", 1.1),
     ],
 )
 def test_names_and_forms_of_clients_mean_ours(body: dict[str, Any], name: str, value: Any) -> None:
     assert getattr(of(**body), name) == value
     assert ignored(**body) == ()
+
+
+@pytest.mark.parametrize(
+    ("body", "name", "value", "others"),
+    [
+        ({"rep_pen": 1.2, "repetition_penalty": 1.1}, "repetition_penalty", 1.1, ("rep_pen",)),  # our own goes before
+        ({"repetition_penalty": 1.1, "rep_pen": 1.2}, "repetition_penalty", 1.1, ("rep_pen",)),
+        ({"max_length": 5, "n_predict": 6, "max_tokens": 7}, "max_tokens", 7, ("n_predict", "max_length")),
+        ({"max_length": 7, "n_predict": 7.0, "max_tokens": 7}, "max_tokens", 7, ()),
+        ({"sampler_seed": -1, "seed": 42}, "seed", 42, ()),
+        ({"stop": "a", "stopping_strings": ["a"]}, "stop", ("a",), ()),
+        ({"stop": ["a"], "stopping_strings": []}, "stop", ("a",), ()),
+        ({"stop": ["a"], "stopping_strings": ["b"]}, "stop", ("a",), ("stopping_strings",)),
+        ({"max_tokens": 7, "max_length": "80"}, "max_tokens", 7, ("max_length",)),
+    ],
+)
+def test_of_two_names_for_one_parameter_that_disagree_the_one_that_does_not_count_is_listed(
+    body: dict[str, Any], name: str, value: Any, others: tuple[str, ...]
+) -> None:
+    assert getattr(of(**body), name) == value
+    assert set(ignored(**body)) == set(others)
+
+
+@pytest.mark.parametrize(("n", "best_of", "is_listed"), [(1, 1, False), (2, 2, False), (2, 3, True), (1, 64, True)])
+def test_best_of_is_listed_where_it_asks_for_more_than_n(n: int, best_of: int, is_listed: bool) -> None:
+    assert ignored(n=n, best_of=best_of) == (("best_of",) if is_listed else ())
+
+
+@pytest.mark.parametrize("best_of", [-1, 65, 2**31, 2**64, 1.5, "2", True, [2], {}], ids=repr)
+def test_best_of_has_the_bounds_of_n_though_it_has_no_effect(best_of: Any) -> None:
+    with pytest.raises(ApiError, match=r"^best_of must be an integer in 0\.\.64, got ") as caught:
+        of(best_of=best_of)
+    assert caught.value.param == "best_of"
+    with pytest.raises(ApiError, match=r"^best_of must be at least n, which is 3, got 2"):
+        of(best_of=2, n=3)
+
+
+def test_what_an_answer_has_no_place_for_is_checked_and_listed() -> None:
+    found = read({"n": 3, "logprobs": 0, "best_of": 3}, own=(), unplaced=("n", "logprobs"))
+    assert (found.sampling.n, found.sampling.logprobs, set(found.ignored)) == (1, None, {"n", "logprobs"})
+    assert read({"n": 1, "logprobs": None}, own=(), unplaced=("n", "logprobs")).ignored == ()
+    with pytest.raises(ApiError, match=r"^n must be an integer in 1\.\.64, got 1000000000"):
+        read({"n": 10**9}, own=(), unplaced=("n",))
 
 
 @pytest.mark.parametrize(
@@ -84,6 +125,11 @@ def test_details_of_what_is_off_are_silent() -> None:
         ({"stop_sequence": [""]}, "stop_sequence must be"),
         ({"logit_bias": [[7]]}, "logit_bias must be"),
         ({"logit_bias": {"x": 1}}, "logit_bias must map token ids"),
+        (
+            {"logit_bias": {str(one): 1 for one in range(1025)}},
+            "logit_bias must have at most 1024 entries, got 1025",
+        ),
+        ({"logit_bias": [[token, 1] for token in range(9000)]}, "logit_bias must have at most 1024 entries, got 9000"),
     ],
 )
 def test_a_refusal_names_what_the_client_sent(body: dict[str, Any], said: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import threading
@@ -265,11 +267,53 @@ def test_sigterm_lets_all_of_a_request_end_of_which_something_has_begun(model: P
         assert text.count('"finish_reason":"length"') == 3 and "draining" not in text, text[-500:]
 
 
-def test_the_engine_ends_with_the_server(model: Path, tmp_path: Path) -> None:
-    with running(model, tmp_path / "log", *FLAGS) as server:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP], ids=lambda how: how.name)
+def test_the_engine_ends_with_the_server(model: Path, tmp_path: Path, how: signal.Signals) -> None:
+    """One that is stopped as well, which hears of nothing."""
+    with running(model, tmp_path / "log", *FLAGS, before=os.setpgrp) as server:
         pid = server.engine_pid
-        server.popen.kill()
+        if how is not signal.SIGHUP:
+            os.kill(pid, signal.SIGSTOP)
+            server.popen.send_signal(how)
+        else:
+            os.kill(pid, how)  # it is the server's, which ends both
+            assert httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"}).status_code == 200
+            os.killpg(server.popen.pid, how)
         until(lambda: not is_alive(pid))
+        assert server.popen.wait(30) == (-9 if how is signal.SIGKILL else 0)
+
+
+def test_who_ends_a_server_that_is_not_there_yet_has_ended_it(model: Path, tmp_path: Path) -> None:
+    with running(model, tmp_path / "log", *FLAGS, wait=False) as server:
+        children = Path(f"/proc/{server.popen.pid}/task/{server.popen.pid}/children")
+        until(children.read_text)
+        pid = server.engine_pid
+        server.popen.send_signal(signal.SIGTERM)
+        assert server.popen.wait(30) == 0 and not is_alive(pid)
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_an_engine_comes_again_though_clients_hold_all_files_and_nobody_reads_the_log(
+    model: Path, tmp_path: Path
+) -> None:
+    def poor() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        for number in range(3):
+            os.close(number)
+
+    with (
+        running(model, tmp_path / "log", *FLAGS, before=poor) as server,
+        httpx.Client(base_url=server.url) as client,
+        contextlib.ExitStack() as stack,
+    ):
+        assert client.get("/health").json() == {"status": "ready", "restarts": 0}
+        for _ in range(100):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        until(lambda: len(os.listdir(f"/proc/{server.popen.pid}/fd")) == 64)
+        os.kill(server.engine_pid, signal.SIGKILL)
+        until(lambda: client.get("/health").json().get("restarts") == 1, 60)
+        until(lambda: client.get("/ready").status_code == 200, 60)
+        assert client.post("/v1/completions", json={"prompt": "a"}, timeout=20).status_code == 200
 
 
 def test_while_the_model_loads_the_server_says_so(model: Path, tmp_path: Path) -> None:
@@ -311,6 +355,15 @@ def test_a_start_that_cannot_be_ends_with_one_line(
         assert server.popen.wait(60) == code
         text = server.log.read_text()
         assert said in text and "Traceback" not in text
+
+
+def test_a_folder_whose_name_is_no_text_is_refused_in_one_line(model: Path, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/model\xff"))
+    folder.symlink_to(model)
+    with running(folder, tmp_path / "log", *FLAGS, wait=False) as server:
+        assert server.popen.wait(60) == 2
+        (line,) = server.log.read_text().splitlines()
+    assert line.startswith("aphrodite: error: model must be text in UTF-8, got ") and "model\\udcff" in line
 
 
 def test_unix_sockets_are_for_their_owner_and_the_administrator_has_one(model: Path, tmp_path: Path) -> None:

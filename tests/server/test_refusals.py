@@ -100,6 +100,17 @@ def test_what_is_no_number_is_refused_by_its_field(server: Serving, body: str, p
     assert "finite number" in message and value[:20] in message and len(message) < 200
 
 
+def test_lists_and_objects_of_a_body_have_a_limit(folder: Path) -> None:
+    with serving(folder, limits=Limits(json_containers=1000)) as server:
+        for part, count in ((b"[]", 998), (b"{}", 998), (b'"[{"', 5000), (b"[[]]", 499)):
+            body = b'{"prompt": "a", "max_tokens": 1, "x": [' + b",".join([part] * count) + b"%s]}"
+            assert send(server, body % b"").status_code == 200, part
+            more = b"" if part.startswith(b'"') else b",{},[]"
+            if more:
+                message = check_error(send(server, body % more), 413, "payload_too_large")
+                assert "1000 lists and objects, got 100" in message
+
+
 def test_a_field_is_looked_for_in_no_time(folder: Path) -> None:
     with serving(folder, limits=Limits(body_bytes=8 << 20)) as server:
         for filler in (b"1,", b'"a",', b'"\\\\",', b"[],", b"   ", b"9"):
@@ -255,7 +266,7 @@ def test_paths_are_taken_as_they_are(server: Serving, method: str, path: str, st
     ("path", "key"),
     [
         ("/v1/nothing", "error.code"),
-        ("/v1/responses/a/input_items", "error.code"),
+        ("/v1/responses/a/nothing", "error.code"),
         ("/nothing", "error.code"),
         ("/", "error"),
         ("/v1/messages/batches", "request_id"),

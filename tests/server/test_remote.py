@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
+import os
 import shutil
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,6 +22,7 @@ from aphrodite.engine.client import Failure, News
 from aphrodite.engine.host import Health
 from aphrodite.engine.remote import messages
 from aphrodite.engine.remote.messages import Add, Drawn, Failed, Pulse, Ready, Update, Updates
+from aphrodite.engine.remote.signals import SERVERS_SIGNALS
 from aphrodite.engine.remote.spawn import Process
 from aphrodite.engine.remote.supervisor import Supervisor, SupervisorSettings
 from aphrodite.engine.requests import RequestMaker
@@ -194,6 +198,40 @@ def test_a_lost_device_is_named_to_its_requests_and_the_engine_comes_again(model
     supervised(model, check, after=fails)
 
 
+def test_an_engine_whose_thread_fails_is_lost_to_its_requests_at_once(model: Path) -> None:
+    """It could be asked for ever: its books are lost, and who undoes a failed step fails as well."""
+    fails = (
+        "def step():\n"
+        "        raise ValueError('the first')\n"
+        "    def abort(name, reason):\n"
+        "        raise KeyError('the second')\n"
+        "    built.engine.step, built.engine.abort = step, abort"
+    )
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.READY)
+        (told,) = await news_of(supervisor, max_tokens=5)
+        assert (
+            isinstance(told, Failure) and type(told.error) is EngineDied and "ValueError: the first" in str(told.error)
+        )
+        await until(lambda: supervisor.num_restarts == 1)
+        assert "ValueError: the first" in str(supervisor.last_failure)
+        await until(lambda: supervisor.health is Health.READY)
+
+    supervised(model, check, after=fails)
+
+
+def test_results_that_cannot_be_told_are_the_end_of_an_engine_and_not_of_all_news(model: Path) -> None:
+    fails = "process.messages.logprobs_of = lambda entry: 1 / 0"
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.READY)
+        told = await news_of(supervisor, max_tokens=5, logprobs=1)
+        assert isinstance(told[-1], Failure) and "ZeroDivisionError" in str(told[-1].error)
+
+    supervised(model, check, after=fails)
+
+
 def test_steps_that_stop_are_seen_and_long_ones_are_not_taken_for_that(model: Path, tmp_path: Path) -> None:
     """Three that take longer than the limit together, and one that stands until it may go on."""
     stopped, goes_on = tmp_path / "stopped", tmp_path / "goes on"
@@ -228,7 +266,14 @@ def test_steps_that_stop_are_seen_and_long_ones_are_not_taken_for_that(model: Pa
 
 @pytest.mark.parametrize(
     ("after", "said"),
-    [("sys.stderr.write('last words\\n'); os.abort()", "last words"), ("os.kill(os.getpid(), 9)", "SIGKILL")],
+    [
+        ("sys.stderr.write('last words\\n'); os._exit(5)", "exit code 5; its last line was: last words"),
+        ("os.kill(os.getpid(), 9)", "SIGKILL"),
+        ("os._exit(0)", "exit code 0; that is not how it ends by itself"),
+        ("import ctypes; ctypes.string_at(0)", "SIGSEGV: Segmentation fault; File "),
+        ("os.abort()", 'SIGABRT: Aborted; File "<string>", line 10 in step; File '),
+        ("os.closerange(3, 200); raise OSError", "Bad file descriptor"),
+    ],
 )
 def test_an_end_without_words_is_told_by_its_signal_and_last_line(model: Path, after: str, said: str) -> None:
     dies = f"def step():\n        {after}\n    built.engine.step = step"
@@ -239,6 +284,50 @@ def test_an_end_without_words_is_told_by_its_signal_and_last_line(model: Path, a
         assert isinstance(told, Failure) and type(told.error) is EngineDied and said in str(told.error)
 
     supervised(model, check, after=dies)
+
+
+def test_an_engine_is_started_again_once_there_is_something_left_for_it(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn, refused = Process.spawn, [errno.EMFILE, errno.EAGAIN, errno.ENOMEM]
+
+    def scarce(*arguments: Any) -> Process:
+        if refused:
+            raise OSError(refused[-1], os.strerror(refused.pop()))
+        return spawn(*arguments)
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.READY)
+        monkeypatch.setattr(Process, "spawn", scarce)
+        os.kill(supervisor._process.popen.pid, signal.SIGKILL)  # type: ignore[union-attr]
+        await until(lambda: supervisor.health is Health.RESTARTING)
+        await until(lambda: supervisor.health is Health.READY)
+        assert not refused and supervisor.num_restarts == 1
+
+    monkeypatch.setattr("aphrodite.engine.remote.supervisor._AGAIN_S", (0.05, 0.1))
+    supervised(model, check)
+
+
+def test_signals_of_the_server_never_reach_its_engine(model: Path) -> None:
+    """Not while it imports either: a terminal's Ctrl-C is everybody's."""
+    script = f"import os\n{{}}{BUILD.format(before='pass', after='pass')}"
+    sent = "".join(f"os.kill(os.getpid(), {int(number)})\n" for number in SERVERS_SIGNALS)
+    config = config_from({"model": str(model), "device": "cpu", "num_blocks": 100})
+    command = (sys.executable, "-c", script.format(sent))
+
+    async def run() -> None:
+        supervisor = Supervisor(config, SupervisorSettings(command), Process.spawn(config, command))
+        keeper = asyncio.ensure_future(supervisor.run())
+        await until(lambda: supervisor.health in (Health.READY, Health.FAILED))
+        assert supervisor.health is Health.READY
+        for number in SERVERS_SIGNALS:
+            os.kill(supervisor._process.popen.pid, number)  # type: ignore[union-attr]
+        assert len(await news_of(supervisor, max_tokens=3)) > 0 and supervisor.num_restarts == 0
+        await supervisor.close()
+        await asyncio.wait_for(keeper, 20)
+
+    asyncio.run(run())
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(SERVERS_SIGNALS)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +345,43 @@ def test_an_engine_that_cannot_be_built_is_not_tried_again(model: Path, before: 
         assert supervisor.model is None
 
     assert supervised(model, check, before=before).num_restarts == 0
+
+
+class Panic(BaseException):
+    """What extensions written in Rust raise when they panic."""
+
+
+@pytest.mark.parametrize("error", [Panic("in the library"), RecursionError("too deep")], ids=repr)
+def test_a_tokenizer_whose_library_fails_is_the_end_of_the_load_and_not_of_the_server(
+    error: BaseException, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(card: ModelCard) -> None:
+        raise error
+
+    monkeypatch.setattr("aphrodite.engine.remote.supervisor.Frontend.of", fails)
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.FAILED)
+
+    found = supervised(model, check)
+    assert found.exit_code == 1 and f"{type(error).__name__}: {error}" in str(found.last_failure)
+
+
+def test_a_process_that_cannot_be_started_is_tried_again_and_then_no_more(model: Path) -> None:
+    config = config_from({"model": str(model), "device": "cpu", "num_blocks": 100})
+
+    async def run() -> None:
+        first = Process.spawn(config)
+        supervisor = Supervisor(config, SupervisorSettings(("/nowhere/python",)), first)
+        keeper = asyncio.ensure_future(supervisor.run())
+        await until(lambda: supervisor.health is Health.READY)
+        first.kill()
+        await asyncio.wait_for(keeper, 20)
+        assert supervisor.health is Health.FAILED and supervisor.exit_code == 1 and supervisor.num_restarts == 3
+        assert "cannot be started: FileNotFoundError" in str(supervisor.last_failure)
+        await supervisor.close()
+
+    asyncio.run(run())
 
 
 def test_a_step_that_fails_costs_its_requests_and_not_the_engine(model: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from aphrodite.server.responses.store import Kept, Store
 from tests.server.engine import ScriptedEngine
+from tests.server.says import TOOLS_TEMPLATE, WEATHER, saying
 from tests.server.serving import NAME, Serving, serving
 
 
@@ -151,11 +152,108 @@ def test_a_response_that_its_client_ends_stays_cancelled(folder: Path) -> None:
 def test_the_store_keeps_within_its_bounds() -> None:
     store = Store(max_responses=3, max_bytes=1000)
     for number in range(5):
-        store.put(str(number), Kept({"id": str(number)}, [], None))
+        store.put(str(number), Kept({"id": str(number)}, [], [], None))
     assert len(store) == 3 and store.get("1", None) is None and store.get("2", None) is not None
-    store.put("5", Kept({"id": "5"}, [], None))
+    store.put("5", Kept({"id": "5"}, [], [], None))
     assert store.get("3", None) is None and store.get("2", None) is not None, "the longest unused goes"
-    store.put("large", Kept({"text": "x" * 2000}, [], None))
+    store.put("large", Kept({"text": "x" * 2000}, [], [], None))
     assert store.get("large", None) is None
-    store.put("large", Kept({"text": "x" * 900}, [], None))
+    store.put("large", Kept({"text": "x" * 900}, [], [], None))
     assert len(store) <= 3 and store.num_bytes <= 1000
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_tokens_of_reasoning_are_counted(folder: Path, streams: bool) -> None:
+    thought = "let me think of it"
+    with serving(folder, saying(folder, f"<think>{thought}</think>the answer"), chat_template=TOOLS_TEMPLATE) as server:
+        asked: dict[str, Any] = {"model": NAME, "input": "why?", "max_output_tokens": 200}
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+            if streams:
+                found = list(client.responses.create(**asked, stream=True))[-1].response  # type: ignore[union-attr]
+            else:
+                found = client.responses.create(**asked)
+        model = server.service.host.model
+    assert model is not None and model.frontend.tokenizer is not None
+    assert found.output[0].content[0].text == thought and found.output_text == "the answer"
+    assert found.usage.output_tokens_details.reasoning_tokens == len(model.frontend.tokenizer.encode_bare(thought))
+    assert found.usage.output_tokens_details.reasoning_tokens < found.usage.output_tokens
+
+
+def test_the_official_client_lists_what_a_response_was_asked(server: Serving, client: openai.OpenAI) -> None:
+    first = client.responses.create(model=NAME, input="one", max_output_tokens=3, instructions="Be brief.")
+    call = {"type": "function_call", "call_id": "c", "name": "weather", "arguments": "{}"}
+    said: list[Any] = [{"role": "user", "content": "two"}, call]
+    said += [{"type": "function_call_output", "call_id": "c", "output": "fine"}]
+    second = client.responses.create(model=NAME, input=said, max_output_tokens=2, previous_response_id=first.id)
+    only = client.responses.input_items.list(first.id)
+    assert [item.content[0].text for item in only.data] == ["one"]  # type: ignore[union-attr]
+    items = list(client.responses.input_items.list(second.id, order="asc", limit=2))  # the client asks page by page
+    assert [item.type for item in items] == [
+        "message", "message", "message", "function_call", "function_call_output",
+    ]  # fmt: skip
+    assert items[1].id == first.output[0].id and items[3].name == "weather"  # type: ignore[union-attr]
+    newest = client.responses.input_items.list(second.id).data
+    assert [item.id for item in newest] == [item.id for item in reversed(items)]
+    assert len({item.id for item in items}) == 5
+    url = f"{server.url}/v1/responses/{second.id}/input_items"
+    page = httpx.get(url, params={"order": "asc", "after": items[0].id, "limit": 3}).json()
+    assert [item["id"] for item in page["data"]] == [item.id for item in items[1:4]]
+    assert page["has_more"] is True and (page["first_id"], page["last_id"]) == (items[1].id, items[3].id)
+    before = httpx.get(url, params={"order": "asc", "before": items[3].id, "limit": 2}).json()
+    assert [item["id"] for item in before["data"]] == [item.id for item in items[1:3]] and before["has_more"] is True
+    client.responses.delete(second.id)
+    assert httpx.get(url).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [("limit=0", "limit"), ("limit=101", "limit"), ("limit=x", "limit"), ("limit=%D9%A3", "limit"),
+     ("order=up", "order"), ("after=msg_0", "after"), ("before=", "before")],
+)  # fmt: skip
+def test_a_page_that_cannot_be_had_is_named(client: openai.OpenAI, server: Serving, query: str, param: str) -> None:
+    made = client.responses.create(model=NAME, input="one", max_output_tokens=1)
+    answer = httpx.get(f"{server.url}/v1/responses/{made.id}/input_items?{query}")
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == param
+    assert answer.json()["error"]["message"].startswith(f"{param} must be ")
+
+
+@pytest.mark.parametrize(
+    ("item", "param"),
+    [
+        ({"role": "nobody", "content": "a"}, "input[3].role"),
+        ({"role": "user"}, "input[3].content"),
+        ({"role": "user", "content": [{"type": "input_text"}]}, "input[3].content[0].text"),
+        ({"role": "user", "content": [7]}, "input[3].content[0]"),
+        ({"role": "user", "content": "a", "id": 7}, "input[3].id"),
+        ({"type": "function_call", "call_id": "d", "arguments": "{}"}, "input[3].name"),
+        ({"type": "function_call", "call_id": ["d"], "name": "f", "arguments": "{}"}, "input[3].call_id"),
+        ({"type": "function_call", "call_id": "d", "name": "f", "arguments": "{"}, "input[3].arguments"),
+        ({"type": "function_call_output", "call_id": "x", "output": "a"}, "input[3].call_id"),
+        ({"type": "function_call_output", "call_id": {}, "output": "a"}, "input[3].call_id"),
+        ({"type": "computer_call"}, "input[3]"),
+    ],
+)
+def test_an_item_that_cannot_be_used_has_its_number_whatever_stands_before_it(
+    client: openai.OpenAI, server: Serving, item: dict[str, Any], param: str
+) -> None:
+    first = client.responses.create(model=NAME, input="one", max_output_tokens=1)
+    calls = [{"type": "function_call", "call_id": name, "name": "f", "arguments": "{}"} for name in "cd"]
+    said = [{"role": "user", "content": "two"}, *calls, item]  # both calls are one message
+    asked = {"input": said, "instructions": "Be brief.", "previous_response_id": first.id}
+    answer = httpx.post(f"{server.url}/v1/responses", json=asked)
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and error["param"] == param and error["message"].startswith(param)
+    assert "messages" not in error["message"]
+
+
+def test_tools_are_named_as_they_stand_here(server: Serving) -> None:
+    tool = {"type": "function", **WEATHER["function"], "parameters": {"type": "strng"}}  # type: ignore[dict-item]
+    answer = httpx.post(f"{server.url}/v1/responses", json={"input": "a", "tools": [tool]})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "tools[0].parameters.type"
+
+
+def test_an_input_that_is_too_long_is_called_input(server: Serving) -> None:
+    answer = httpx.post(f"{server.url}/v1/responses", json={"input": "a b " * 600, "instructions": "Be brief."})
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and error["code"] == "context_length_exceeded" and error["param"] == "input"
+    assert error["message"].startswith("input has ")

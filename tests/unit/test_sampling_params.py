@@ -49,7 +49,8 @@ BAD: dict[str, tuple[str, list[Any]]] = {
 def test_what_cannot_be_is_refused_by_name_value_and_legal_range(name: str, value: Any) -> None:
     with pytest.raises(UsageError) as caught:
         SamplingParams(**{name: value})
-    assert str(caught.value) == f"{name} must be {BAD[name][0]}, got {value!r}"
+    said, (head, tail) = repr(value), (f"{name} must be {BAD[name][0]}, got ", "...")
+    assert str(caught.value) == head + (said if len(said) <= 60 else said[:57] + tail)
     assert caught.value.subject == name
 
 
@@ -66,6 +67,22 @@ def test_what_cannot_be_is_refused_by_name_value_and_legal_range(name: str, valu
 def test_the_ends_of_the_legal_ranges_are_legal(good: dict[str, Any]) -> None:
     params = SamplingParams(**good)
     assert all(getattr(params, name) == value for name, value in good.items())
+
+
+def test_no_more_bad_words_are_tokenised_than_there_may_be() -> None:
+    asked: list[str] = []
+
+    def encode(text: str) -> list[int]:
+        asked.append(text)
+        return [ord(letter) % 128 for letter in text]
+
+    params = SamplingParams(bad_words=[f"{chr(at)}{at}" for at in range(1000, 50000)])
+    with pytest.raises(UsageError, match="bad_words must have at most 1024 tokens"):
+        shape(params, num_prompt=1, end_ids=frozenset(), vocab_size=128, encode=encode)
+    assert len(asked) < 2000
+    asked.clear()
+    shape(SamplingParams(bad_words=["a"] * 100_000), num_prompt=1, end_ids=frozenset(), vocab_size=128, encode=encode)
+    assert asked == ["a", " a"], "one that stands there twice is looked at once"
 
 
 def test_more_tokens_wanted_than_allowed_is_refused() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,16 +12,18 @@ from typing import NamedTuple
 from aphrodite.config.engine import DUMMY, EngineConfig
 from aphrodite.discovery.discover import Discovery
 from aphrodite.discovery.registry import PlatformEntry
-from aphrodite.errors import AphroditeError, ModelError, PluginError
+from aphrodite.errors import AphroditeError, DeviceError, ModelError, PluginError, is_interrupt, told
 from aphrodite.footprint import footprint, plain_weights
 from aphrodite.models.config import HFConfig
 from aphrodite.models.decoder import Decoder
+from aphrodite.models.fallback.load import check_size
 from aphrodite.models.fallback.network import ModuleNetwork
 from aphrodite.models.fallback.spec import ModuleSpec
 from aphrodite.models.generation import GenerationConfig
 from aphrodite.models.spec import DecoderSpec
 from aphrodite.ops.kernel import INVARIANT, Flag
 from aphrodite.ops.table import COMPOSITES
+from aphrodite.platform.exhaustion import is_out_of_memory
 from aphrodite.platform.layout import KVLayout
 from aphrodite.platform.spi import Limits, Platform
 from aphrodite.program.explain import count_torch_forms
@@ -84,40 +87,41 @@ def draw_up(config: EngineConfig, *, weights: bool = False, show_bars: bool = Fa
     found = find_plugins(config)
     entry = choose_device(config, found, reasons)
     folder, hf, spec = read_model(config, reasons, weights=weights, show_bars=show_bars)
-    generation = GenerationConfig.read(config.model.generation_config, folder, hf)
+    generation = GenerationConfig.read(config.model.generation_config, folder, hf, spec.vocab_size)
     reasons.say("sampling", generation.reason)
     source = _open_weights(folder, spec) if weights and config.model.load_format != DUMMY else None
     platform = make_platform(entry)
     try:
-        limits = entry.limits or platform.limits
-        dtype = choose_dtype(config, hf, limits, reasons)
-        layout = choose_kv_layout(entry, found, limits)
-        probe = _decoder(spec, dtype, platform, max_len=1)  # parameters and cache do not depend on the length
-        allowance = Allowance.of(config, platform.device.memory(), reasons)
+        with built_on(entry):
+            limits = entry.limits or platform.limits
+            dtype = choose_dtype(config, hf, limits, reasons)
+            layout = choose_kv_layout(entry, found, limits)
+            probe = _decoder(spec, dtype, platform, max_len=1)  # parameters and cache do not depend on the length
+            allowance = Allowance.of(config, platform.device.memory(), reasons)
 
-        def fitted(taken: Taken) -> Sizes:
-            return choose_sizes(
-                config, spec, probe.cache_groups, taken=taken, allowance=allowance, limits=limits, reasons=reasons
-            )
+            def fitted(taken: Taken) -> Sizes:
+                return choose_sizes(
+                    config, spec, probe.cache_groups, taken=taken, allowance=allowance, limits=limits, reasons=reasons
+                )
 
-        def planned(sizes: Sizes) -> Planned:
-            decoder = _decoder(spec, dtype, platform, sizes.max_model_len)
-            return _plan(decoder, make_planner(config, found, entry, limits, sizes, layout), sizes, limits)
+            def planned(sizes: Sizes) -> Planned:
+                decoder = _decoder(spec, dtype, platform, sizes.max_model_len)
+                return _plan(decoder, make_planner(config, found, entry, limits, sizes, layout), sizes, limits)
 
-        sizes = fitted(plain_weights(probe))
-        decoder, planner, forward, attention = planned(sizes)
-        plans = [plan for plan in (forward, attention) if plan is not None]
-        taken = footprint(decoder, plans, found.registry.weight_layouts, sizes, spec.vocab_size, dtype)
-        if taken.num_bytes + sizes.kv.num_bytes > allowance.num_bytes:  # the cache makes room
-            before, sizes = sizes, fitted(taken)
-            if sizes.bounds != before.bounds:  # sequences are shorter, too; then steps take less, and so it fits
-                decoder, planner, forward, attention = planned(sizes)
-        if decoder.switches:
-            lengths = " or ".join(map(str, decoder.switches))
-            reasons.say("rope", f"a sequence that grows beyond {lengths} tokens computes all its keys anew")
-        if config.device.determinism == "batch":  # what would be planned when it is met is refused now
-            for variant in (Variant(random=False, num_logprobs=-1), Variant.fullest()):
-                planner.plan(record(variant, vocab_size=spec.vocab_size, dtype=dtype))
+            sizes = fitted(plain_weights(probe))
+            decoder, planner, forward, attention = planned(sizes)
+            plans = [plan for plan in (forward, attention) if plan is not None]
+            taken = footprint(decoder, plans, found.registry.weight_layouts, sizes, spec.vocab_size, dtype)
+            if taken.num_bytes + sizes.kv.num_bytes > allowance.num_bytes:  # the cache makes room
+                before, sizes = sizes, fitted(taken)
+                if sizes.bounds != before.bounds:  # sequences are shorter, too; then steps take less, and so it fits
+                    decoder, planner, forward, attention = planned(sizes)
+            if decoder.switches:
+                lengths = " or ".join(map(str, decoder.switches))
+                reasons.say("rope", f"a sequence that grows beyond {lengths} tokens computes all its keys anew")
+            if config.device.determinism == "batch":  # what would be planned when it is met is refused now
+                for variant in (Variant(random=False, num_logprobs=-1), Variant.fullest()):
+                    planner.plan(record(variant, vocab_size=spec.vocab_size, dtype=dtype))
     except BaseException:
         platform.device.close()
         raise
@@ -199,15 +203,35 @@ def make_platform(entry: PlatformEntry) -> Platform:
         missing = [part for part in parts if not hasattr(platform, part)]
     except AphroditeError:
         raise
-    except Exception as error:
+    except BaseException as error:  # SystemExit, and the panics of native libraries
+        if is_interrupt(error):
+            raise
         raise PluginError(
-            f"plugin {entry.plugin!r} could not make its platform: {type(error).__name__}: {error}",
+            f"plugin {entry.plugin!r} could not make its platform: {told(error)}",
             subject=entry.plugin,
         ) from error
     if missing or not isinstance(platform.limits, Limits):
         lacks = f"lacks {', '.join(missing)}" if missing else "has limits that are no Limits"
         raise PluginError(f"plugin {entry.plugin!r}: its platform {lacks}", subject=entry.plugin)
     return platform
+
+
+@contextmanager
+def built_on(entry: PlatformEntry) -> Iterator[None]:
+    """Whatever else than our own errors a device's parts raise while an engine is built, as a DeviceError that names
+    them."""
+    try:
+        yield
+    except AphroditeError:
+        raise
+    except BaseException as error:
+        if is_interrupt(error) or is_out_of_memory(error):  # of memory, whoever assembles has advice
+            raise
+        _LOG.debug("building the engine failed", exc_info=True)
+        raise DeviceError(
+            f"building the engine on device {entry.info.device!r} of plugin {entry.plugin!r} failed: {told(error)}",
+            subject=entry.plugin,
+        ) from error
 
 
 def choose_kv_layout(entry: PlatformEntry, found: Discovery, limits: Limits) -> KVLayout:
@@ -246,9 +270,12 @@ def make_planner(
 
 def _open_weights(folder: Path, spec: DecoderSpec | ModuleSpec) -> SafetensorsSource:
     """The checkpoint's files. CheckpointError or ModelError, before any device is touched, if a header is not sound, or
-    if tensors are missing, of other shapes or not part of the network. What modules want, Transformers will say."""
+    if tensors are missing, of other shapes or not part of the network. Of what modules want only the size is checked:
+    which tensors they are, Transformers will say."""
     if not isinstance(spec, DecoderSpec):
-        return SafetensorsSource(folder, skip_unreadable=True)
+        files = SafetensorsSource(folder, skip_unreadable=True)
+        check_size(spec, files, str(folder))
+        return files
     source = SafetensorsSource(folder)
     decoder = Decoder(spec, "f32", 1)  # names and shapes depend on neither
     parameters = [parameter.as_in(source.infos()) for parameter in decoder.parameters.values()]

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aphrodite.blueprint import Blueprint, draw_up
+from aphrodite.blueprint import Blueprint, built_on, draw_up
 from aphrodite.config.engine import EngineConfig
 from aphrodite.engine.engine import Engine
-from aphrodite.errors import CapacityError
+from aphrodite.errors import CapacityError, told
 from aphrodite.kv.manager import KVCacheManager
 from aphrodite.models.decoder import Decoder
 from aphrodite.models.fallback.interface import LoadedModel
@@ -17,7 +17,7 @@ from aphrodite.models.fallback.load import load_modules
 from aphrodite.models.fallback.network import ModuleNetwork
 from aphrodite.models.fallback.run import Modules
 from aphrodite.platform.exhaustion import is_out_of_memory
-from aphrodite.platform.layout import Rows
+from aphrodite.platform.layout import KVView, Rows
 from aphrodite.platform.spi import Stream
 from aphrodite.program.plan import Plan
 from aphrodite.program.replay import BoundProgram
@@ -57,8 +57,9 @@ def assemble(
     device = blueprint.platform.device
     try:
         on_drawn(blueprint)
-        free_bytes = device.memory().free_bytes
-        return Assembled(_Assembly(blueprint, progress).engine(), blueprint)
+        with built_on(blueprint.entry):
+            free_bytes = device.memory().free_bytes
+            return Assembled(_Assembly(blueprint, progress).engine(), blueprint)
     except Exception as error:
         device.close()
         if is_out_of_memory(error):
@@ -180,7 +181,7 @@ class _Assembly:
 
     def _allocate_kv(self, ref: KVRef) -> Any:
         kv = self._plan.sizes.kv
-        return self._platform.memory.allocate_kv(
+        view = self._platform.memory.allocate_kv(
             self._plan.kv_layout,
             num_blocks=kv.num_blocks + 1,
             block_size=kv.block_size,
@@ -189,6 +190,9 @@ class _Assembly:
             value_dim=ref.value_dim,
             dtype=ref.dtype,
         )
+        if not isinstance(view, KVView):  # from outside: its type is a promise, not a fact
+            raise TypeError(f"Memory.allocate_kv must return a KVView, got {type(view).__name__}")
+        return view
 
     def _load(self, decoder: Decoder | ModuleNetwork, progress: Progress) -> tuple[dict[str, Any], LoadedModel | None]:
         """The weights by name, or the modules that hold them."""
@@ -235,7 +239,7 @@ class _Assembly:
 
 def _does_not_fit(blueprint: Blueprint, free_bytes: int, error: Exception) -> CapacityError:
     """What to say when the device refuses memory that it seemed to have."""
-    sizes, said = blueprint.sizes, f"{type(error).__name__}: {' '.join(str(error).split())}"
+    sizes, said = blueprint.sizes, told(error)
     free = f", and {readable(free_bytes)} were free" if free_bytes > 0 else ""
     return CapacityError(
         f"memory ran out while the engine was built on {blueprint.entry.info.device}: it needs {blueprint.taken} and a "

@@ -12,10 +12,17 @@
     ├── DeviceError                exit 1   the device failed while running
     └── EngineDied                 exit 1   the process that an engine lives in has ended
 
-Each carries the object at fault in `subject`. A message says what was given, what was expected and what to do.
+Each carries the object at fault in `subject`. A message says what was given, what was expected and what to do. It is
+one line of bounded length without control characters, whatever it quotes: a file's field, another's exception.
 """
 
 from __future__ import annotations
+
+import re
+import threading
+
+_LINE_END = re.compile(r"[ \t\r]*\n\s*")
+_MOST_CHARS = 2000  # of a message; of a longer one its middle is left out
 
 
 class AphroditeError(Exception):
@@ -24,7 +31,7 @@ class AphroditeError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, subject: object = None) -> None:
-        super().__init__(message)
+        super().__init__(one_line(message))
         self.subject = subject
 
 
@@ -73,3 +80,30 @@ class DeviceError(AphroditeError):
 class EngineDied(AphroditeError):
     """The process that an engine lives in has ended, and its requests with it; `subject` is its exit code, negative for
     a signal."""
+
+
+def told(error: BaseException) -> str:
+    """What an exception that is not ours says, in one line: its class, and its text if it has any."""
+    kind = type(error).__name__
+    try:
+        text = one_line(str(error).strip())
+    except Exception:  # one that cannot even be printed
+        text = ""
+    return f"{kind}: {text}" if text else kind
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether it is the user who breaks off. Python tells of Ctrl-C in the main thread alone: elsewhere it is the doing
+    of whoever's code runs there."""
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+
+
+def one_line(text: str) -> str:
+    """A text as a message may have it: on one line, what is not printable escaped, and a long middle left out."""
+    if len(text) > _MOST_CHARS:
+        half = _MOST_CHARS // 2
+        text = f"{text[:half]} ... ({len(text) - 2 * half} characters more) ... {text[-half:]}"
+    if text.isprintable():
+        return text
+    text = _LINE_END.sub(" ", text)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +150,16 @@ def test_a_hook_that_raises_fails_its_plugin_alone(
 ) -> None:
     report = one(**{hook: raising(error, *arguments)})
     assert (report.state, report.reason) == ("failed", f"{hook}: {line}")
+
+
+def test_an_interrupt_that_no_user_made_is_the_plugins_own_failure() -> None:
+    """Python tells of Ctrl-C in the main thread alone, and engines are built on others."""
+    reports: list[PluginReport] = []
+    hook = raising(KeyboardInterrupt(), "env")
+    thread = threading.Thread(target=lambda: reports.append(one(aphrodite_probe=hook)))
+    thread.start()
+    thread.join()
+    assert [(report.state, report.reason) for report in reports] == [("failed", "aphrodite_probe: KeyboardInterrupt")]
 
 
 @pytest.mark.parametrize(("error", "line"), ERRORS, ids=lambda x: type(x).__name__)
@@ -529,7 +541,14 @@ def test_a_platform_needs_a_factory_and_a_number(factory: Any, priority: Any) ->
         {"dtypes": ("float32",)},
         {"max_logit_rows": 0},
         {"steps_in_flight": -1},
+        {"steps_in_flight": 5},
         {"kv_share": 0.0},
+        {"kv_share": "1"},
+        {"kv_layouts": (5,)},
+        {"kv_cap_bytes": 1.5},
+        {"kv_cap_bytes": -1},
+        {"slow_dtypes": 5},
+        {"slow_dtypes": {"f16": None}},
     ],
 )
 def test_limits_that_make_no_sense_cannot_be_made(wrong: dict[str, Any]) -> None:
@@ -542,3 +561,34 @@ def test_a_name_that_means_something_else_is_refused(name: str) -> None:
     done = load(found("aaa"), found(name))
     report = next(report for report in done.reports if report.name == name)
     assert report.state == "failed" and "means something else" in report.reason
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        *(DeviceInfo(5, "x"), DeviceInfo("", "x"), DeviceInfo("x", None), DeviceInfo("x", "x", arch=80)),  # type: ignore[arg-type]
+        *(DeviceInfo("x", "x", total_memory_bytes=-1), DeviceInfo("x", "x", total_memory_bytes=1.5)),  # type: ignore[arg-type]
+    ],
+    ids=repr,
+)
+def test_a_device_is_described_in_texts_and_bytes(info: DeviceInfo) -> None:
+    report = one(aphrodite_probe=hookimpl(lambda: [info]))
+    assert report.state == "failed" and report.reason.startswith("aphrodite_probe: PluginError: a DeviceInfo")
+
+
+def test_a_plugin_that_takes_its_time_is_named_while_it_does(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who waits for a server that never gets ready has nothing else to go by."""
+    monkeypatch.setattr("aphrodite.discovery.discover._PATIENCE_S", 0.02)
+
+    @hookimpl
+    def aphrodite_platforms(reg: Any) -> None:
+        deadline = time.monotonic() + 10
+        while not caplog.messages and time.monotonic() < deadline:
+            time.sleep(0.001)
+        reg.platform("baddev", lambda info: None)
+
+    assert one(aphrodite_platforms=aphrodite_platforms).state == "ready"
+    (said,) = caplog.messages
+    assert "plugin bad of aphrodite-bad" in said and "aphrodite_platforms" in said and "plugins=-bad" in said

@@ -66,6 +66,10 @@ class ServerConfig(Section):
     max_prompt_logprobs: int = setting(
         1 << 18, "Most log-probabilities of prompts in one answer: tokens times what is asked for of each, and n."
     )
+    max_output_logprobs: int = setting(
+        1 << 22,
+        "The same of outputs: max_tokens, or the room behind the prompt, times what is asked for of each, and n.",
+    )
     max_queue_tokens: int = setting(
         1 << 20, "Most tokens of prompts that may wait; a request that finds more is answered 429."
     )

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from aphrodite.errors import CapacityError
+from aphrodite.errors import CapacityError, told
 from aphrodite.platform.exhaustion import is_out_of_memory
 from aphrodite.sched.scheduler import Scheduler
 from aphrodite.types.request import Request, Sequence
@@ -94,7 +94,7 @@ class Engine:
             if self._num_failures >= _MOST_FAILURES:
                 self._num_failures = 0
                 raise
-            _LOG.warning("a step failed and is run again: %s: %s", type(error).__name__, error)
+            _LOG.warning("a step failed and is run again: %s", told(error))
             return self._take_changed()
         except BaseException:
             self.recover()
@@ -110,7 +110,7 @@ class Engine:
         self._flights.clear()
         ended = self._scheduler.shed(plan, what)
         self._runner.recover()
-        said = f"memory ran out in a step of {plan.num_new.sum()} tokens ({type(error).__name__}: {error})"
+        said = f"memory ran out in a step of {plan.num_new.sum()} tokens ({told(error)})"
         if ended is None:
             _LOG.warning("%s: it is run again in steps of at most %d", said, self._scheduler.budget.num_tokens)
             return

@@ -59,19 +59,30 @@ class Frontend:
         chats = _conversations(messages)
         params, priorities = spread(sampling_params, len(chats)), spread_priority(priority, len(chats))
         template, tokenizer = self._template(chat_template)
-        how = {
-            "add_generation_prompt": add_generation_prompt,
-            "continue_final_message": continue_final_message,
-            "tools": tools,
-            **_checked_kwargs(chat_template_kwargs),
-        }
+        how = _how(add_generation_prompt, continue_final_message, tools, chat_template_kwargs)
         found = []
         for place, chat in enumerate(chats):
             where = "messages" if len(chats) == 1 else f"messages[{place}]"
-            ids, text = template.encode(chat, tokenizer, **how), template.render(chat, **how)
-            prompt = {"prompt_token_ids": ids, "cache_salt": cache_salt}
+            text = template.render(chat, **how)
+            self._maker.check_length(text, where)
+            prompt = {"prompt_token_ids": template.encode(chat, tokenizer, **how), "cache_salt": cache_salt}
             found.append(self._maker.make(prompt, params[place], priorities[place], where, text))
         return found
+
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        chat_template: str | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
+        tools: Any = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """The tokens of one conversation, as `prepare_chat` has them, however many. UsageError names what is wrong."""
+        template, tokenizer = self._template(chat_template)
+        how = _how(add_generation_prompt, continue_final_message, tools, chat_template_kwargs)
+        return list(template.encode(messages, tokenizer, **how))
 
     def state(self, prepared: Prepared, name: str | None = None, *, kept: Collection[str] = ()) -> RequestState:
         """What reads a request's results; `name` is what its output calls it, `kept` are special tokens that its text
@@ -101,6 +112,16 @@ class Frontend:
                 subject="chat_template",
             )
         return template, self.tokenizer
+
+
+def _how(add: bool | None, continues: bool, tools: Any, kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How a template is to write a chat."""
+    return {
+        "add_generation_prompt": add,
+        "continue_final_message": continues,
+        "tools": tools,
+        **_checked_kwargs(kwargs),
+    }
 
 
 def _checked_kwargs(kwargs: Any) -> dict[str, Any]:

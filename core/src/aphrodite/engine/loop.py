@@ -9,11 +9,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from aphrodite.engine.client import Failure, News, Sink
 from aphrodite.engine.engine import Engine
-from aphrodite.errors import UsageError
+from aphrodite.errors import DeviceError, EngineDied, UsageError, told
 from aphrodite.types.request import Request
 from aphrodite.types.request import Sequence as EngineSequence
 
@@ -29,6 +29,13 @@ class _Live:
     sink: Sink
 
 
+class _Task(NamedTuple):
+    """Something to do between two steps, and whom to tell if it never will be done."""
+
+    do: Callable[[], None]
+    refuse: Callable[[EngineDied], None] = lambda error: None
+
+
 class EngineLoop:
     """An EngineClient in this process. One thread steps the engine while it has work, and sleeps while it has none.
 
@@ -39,14 +46,23 @@ class EngineLoop:
           current, how many threads compute) is set there, and stays as it was on the caller's. What it raises comes out
           of the constructor
     rests  is called on that thread whenever the last of the work is done
+    fails  is called on that thread when the engine's books are lost, as the last thing that it does. Until then every
+           request has been told so, and those to come are refused
     """
 
-    def __init__(self, make: Callable[[], Engine], rests: Callable[[Engine], None] = lambda engine: None) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Engine],
+        rests: Callable[[Engine], None] = lambda engine: None,
+        fails: Callable[[EngineDied], None] = lambda error: None,
+    ) -> None:
         self._rests = rests
+        self._fails = fails
+        self._died: EngineDied | None = None
         self._live: dict[str, _Live] = {}
         self._counts: Counter[Sink] = Counter()  # live requests of each sink
         self._changed = threading.Condition()
-        self._inbox: deque[Callable[[], None]] = deque()  # what to do between two steps
+        self._inbox: deque[_Task] = deque()  # what to do between two steps
         self._closing = False
         made: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(make, made), name="aphrodite-engine", daemon=True)
@@ -57,9 +73,13 @@ class EngineLoop:
             del made  # or an error would hold itself, and with it all that was being made
 
     def add(self, requests: Sequence[Request], sink: Sink) -> None:
-        """Queue requests. UsageError once the loop is closed; what the engine refuses is told to the sink."""
+        """Queue requests. UsageError once the loop is closed, EngineDied once the engine is lost; what the engine
+        refuses is told to the sink."""
         arrival_s = time.monotonic()
-        self._post(lambda: self._add(requests, sink, arrival_s))
+        names = tuple(request.request_id for request in requests)
+        self._post(
+            lambda: self._add(requests, sink, arrival_s), lambda error: self._hand_to(sink, Failure(error, names))
+        )
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """End requests before the next step."""
@@ -77,7 +97,8 @@ class EngineLoop:
         self._tell_thread(lambda: _each(self._engine.release, ids))
 
     def call(self, function: Callable[[Engine], T]) -> T:
-        """What `function` gives or raises, called between two steps. UsageError once the loop is closed."""
+        """What `function` gives or raises, called between two steps. UsageError once the loop is closed, EngineDied
+        once the engine is lost."""
         done = threading.Event()
         outcome: list[Any] = [None, None]
 
@@ -89,7 +110,11 @@ class EngineLoop:
             finally:
                 done.set()
 
-        self._post(run)
+        def refuse(error: EngineDied) -> None:
+            outcome[1] = error
+            done.set()
+
+        self._post(run, refuse)
         done.wait()
         if outcome[1] is not None:
             raise outcome[1]
@@ -121,6 +146,22 @@ class EngineLoop:
             made.set_result(None)
         finally:
             del make, made  # what they hold is not ours to keep
+        try:
+            self._live_on()
+            self._fail(UsageError("the engine was closed while the request ran", subject="close"))
+        except BaseException as error:
+            self._die(error)
+        try:
+            self._engine.close()
+        except BaseException:
+            _LOG.exception("closing the engine failed")
+        finally:
+            del self._engine
+            if self._died is not None:
+                self._fails(self._died)
+
+    def _live_on(self) -> None:
+        """Work and rest until the loop is closed."""
         has_worked = False
         while self._wait():
             if self._engine.has_work:
@@ -129,30 +170,46 @@ class EngineLoop:
             if has_worked and not self._engine.has_work:
                 has_worked = False
                 self._rests(self._engine)
-        try:
-            self._fail(UsageError("the engine was closed while the request ran", subject="close"))
-            self._engine.close()
-        except BaseException:
-            _LOG.exception("closing the engine failed")
-        finally:
-            del self._engine
+
+    def _die(self, error: BaseException) -> None:
+        """An error where none is foreseen: the books cannot be relied on any more. Nobody is to wait for ever."""
+        _LOG.critical("the engine's thread has failed", exc_info=error)
+        first = error
+        while first.__context__ is not None:  # the others followed from it
+            first = first.__context__
+        died = EngineDied(f"the engine has failed: {told(first)}", subject=type(first).__name__)
+        with self._changed:
+            self._died, self._closing = died, True
+            tasks = list(self._inbox)
+            self._inbox.clear()
+        live, self._live = self._live, {}
+        ended: dict[Sink, list[str]] = {}
+        for name, one in live.items():
+            ended.setdefault(one.sink, []).append(name)
+        for sink, names in ended.items():
+            self._hand_to(sink, Failure(died, tuple(names)))
+        for task in tasks:
+            task.refuse(died)
 
     def _wait(self) -> bool:
         """Sleep until there is something to do, then do what was asked for. False once the loop is to end."""
         with self._changed:
             while not (self._inbox or self._closing or self._engine.has_work):
                 self._changed.wait()
-            todo = list(self._inbox)
-            self._inbox.clear()
-        for do in todo:
-            do()
+            todo = len(self._inbox)
+        for _ in range(todo):
+            self._inbox[0].do()
+            self._inbox.popleft()  # only now: it is to be refused if it ends the thread
         return not self._closing
 
     def _step(self) -> None:
         try:
             changed = self._engine.step()
-        except BaseException as error:  # whatever it is, the others' requests and this thread outlive it
+        except Exception as error:  # whatever it is, the others' requests and this thread outlive it
             self._fail(error)
+            return
+        except BaseException as error:  # a plugin that wants to end a process which is not its own
+            self._fail(DeviceError(f"a step was ended by {told(error)}", subject="step"))
             return
         if changed:
             self._tell(changed)
@@ -221,14 +278,16 @@ class EngineLoop:
         """As _post, but without effect once the loop is closed."""
         with self._changed:
             if not self._closing:
-                self._inbox.append(do)
+                self._inbox.append(_Task(do))
                 self._changed.notify()
 
-    def _post(self, do: Callable[[], None]) -> None:
+    def _post(self, do: Callable[[], None], refuse: Callable[[EngineDied], None]) -> None:
         with self._changed:
+            if self._died is not None:
+                raise self._died
             if self._closing:
                 raise UsageError("this engine is closed: make a new one", subject="close")
-            self._inbox.append(do)
+            self._inbox.append(_Task(do, refuse))
             self._changed.notify()
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from aphrodite.errors import ModelError
+from aphrodite.files import FileError, read_file
 
 _Kind = TypeVar("_Kind", int, float, bool, str)
 _Number = TypeVar("_Number", int, float)
 _REQUIRED: Any = object()
 _MAX_CONFIG_BYTES = 16 << 20
+_MAX_INT = 2**31 - 1
+_BEYOND_FLOATS = 1 << 1023
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # how JSON spells half of a character
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class HFConfig:
                 raise ModelError(f"{self.where}: the field {name!r} is missing", subject=name)
             return default
         if kind is float and type(value) is int:
-            value = float(value)
+            value = float(value) if abs(value) < _BEYOND_FLOATS else math.inf
         if type(value) is not kind:
             raise ModelError(f"{self.where}: the field {name!r} must be {kind.__name__}, got {value!r}", subject=name)
         return value
@@ -58,13 +63,18 @@ class HFConfig:
         return value
 
     def bound(self, name: str, kind: type[_Number], default: _Number) -> _Number:
-        """A field that bounds something: above 0, or 0 where the config says null. Absent, it is the default."""
+        """A field that bounds something: above 0, or 0 where the config says null. Absent, it is the default. Integers
+        have 31 bits: kernels take no others."""
         if name in self.data and self.data[name] is None:
             return kind(0)
         value = self.get(name, kind, default)
         if value != default and not 0 < value < math.inf:
             raise ModelError(
                 f"{self.where}: the field {name!r} must be finite and above 0, or null, got {value}", subject=name
+            )
+        if kind is int and value > _MAX_INT:
+            raise ModelError(
+                f"{self.where}: the field {name!r} must be at most {_MAX_INT}, or null, got {value}", subject=name
             )
         return value
 
@@ -81,11 +91,14 @@ class HFConfig:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of modest size. ModelError names the file."""
     try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise ModelError(
-                f"{path} has {path.stat().st_size} bytes, more than {_MAX_CONFIG_BYTES}", subject=str(path)
-            )
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = read_file(path, _MAX_CONFIG_BYTES)
+        data = json.loads(text.decode())
+        if _SURROGATE.search(text):
+            json.dumps(data, ensure_ascii=False).encode()
+    except FileError as error:
+        raise ModelError(f"{path} {error}", subject=str(path)) from None
+    except UnicodeEncodeError:
+        raise ModelError(f"{path} holds a lone surrogate, which is no text", subject=str(path)) from None
     except FileNotFoundError:
         raise ModelError(
             f"{path} does not exist: the folder is not a Hugging Face checkpoint", subject=str(path)

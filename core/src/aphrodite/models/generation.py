@@ -58,8 +58,9 @@ class GenerationConfig:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, setting: str, folder: Path, config: HFConfig) -> GenerationConfig:
-        """By the setting generation_config: "auto", the folder's file; "none", its end tokens alone; or a path.
+    def read(cls, setting: str, folder: Path, config: HFConfig, vocab_size: int) -> GenerationConfig:
+        """By the setting generation_config: "auto", the folder's file; "none", its end tokens alone; or a path. End
+        tokens that are not in the vocabulary can never be drawn: they are left out, with a note.
 
         ModelError if the file is wrong, UsageError if the path leads nowhere.
         """
@@ -72,10 +73,16 @@ class GenerationConfig:
                     f"got {setting!r}",
                     subject="generation_config",
                 )
-        generation = HFConfig(read_json(path), str(path)) if path.is_file() else HFConfig({}, str(path))
-        end_ids = _end_token_ids(generation, config)
+        generation = HFConfig(read_json(path), str(path)) if path.exists() else HFConfig({}, str(path))
+        listed, notes = _end_token_ids(generation, config), []
+        end_ids = frozenset(token for token in listed if token < vocab_size)
+        if beyond := sorted(listed - end_ids):
+            shown = ", ".join(map(str, beyond[:3])) + (" ..." if len(beyond) > 3 else "")
+            notes.append(
+                f"eos_token_id {shown} is not among the {vocab_size} tokens of the vocabulary: no text ends by it"
+            )
         if setting == NONE:
-            return cls(end_ids, MappingProxyType({}), "our own defaults: generation_config is none")
+            return cls(end_ids, MappingProxyType({}), "our own defaults: generation_config is none", tuple(notes))
         defaults = {
             ours: generation.data[theirs] for theirs, ours in _TAKEN.items() if generation.data.get(theirs) is not None
         }
@@ -83,8 +90,9 @@ class GenerationConfig:
         shown = ", ".join(f"{name} {value}" for name, value in defaults.items())
         reason = f"{shown}: from {generation.where}" if shown else f"our own defaults: {FILE} gives none"
         unused = [name for name, off in _OFF.items() if generation.data.get(name, off) not in (off, None, [])]
-        notes = (f"{generation.where} also sets {', '.join(unused)}, which has no effect here",) if unused else ()
-        return cls(end_ids, MappingProxyType(defaults), reason, notes)
+        if unused:
+            notes.append(f"{generation.where} also sets {', '.join(unused)}, which has no effect here")
+        return cls(end_ids, MappingProxyType(defaults), reason, tuple(notes))
 
 
 def _checked(defaults: Mapping[str, Any], where: str) -> dict[str, Any]:

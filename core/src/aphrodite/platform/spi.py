@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import torch
 
 
+MAX_STEPS_IN_FLIGHT = 4  # each has host buffers of its own
+
+
 @dataclass(frozen=True)
 class DeviceInfo:
     """One device that a probe found. `device` is what users type (`--device`); arch is free text kernels may test."""
@@ -53,7 +56,7 @@ class Limits:
     kv_layouts       names of KV layouts, best first; the first one that is registered is taken
     token_buckets    sizes that T is rounded up to when kernels are chosen; empty: powers of two
     pad              whether T, S and R are padded to their buckets when a step runs (devices that replay or compile)
-    steps_in_flight  steps submitted before the result of the first is read
+    steps_in_flight  steps submitted before the result of the first is read, at most 4
     max_logit_rows   most rows of logits a step may ask for, or max_num_seqs where that is more
     attn_meta_words, attn_meta_words_a_seq  i32 words that the plugin's attn_plan kernels write for a step and cache
                      group, at most: so many, and so many more for each sequence
@@ -94,12 +97,25 @@ class Limits:
                 raise ValueError(f"Limits.{name} must be integers of at least 1, got {getattr(self, name)}")
         if unknown := set(self.dtypes) - set(ACTIVATION):
             raise ValueError(f"Limits.dtypes must be of {', '.join(ACTIVATION)}, got {', '.join(map(str, unknown))}")
+        if any(not isinstance(name, str) for name in self.kv_layouts):
+            raise ValueError(f"Limits.kv_layouts must be a tuple of names, got {self.kv_layouts!r}")
+        slow: Any = self.slow_dtypes
+        if not isinstance(slow, Mapping) or any(not isinstance(why, str) for pair in slow.items() for why in pair):
+            raise ValueError(f"Limits.slow_dtypes must be a mapping of types to reasons, got {slow!r}")
+        cap: Any = self.kv_cap_bytes
+        if cap is not None and (type(cap) is not int or cap < 0):
+            raise ValueError(f"Limits.kv_cap_bytes must be None or an integer of at least 0, got {cap!r}")
         least = {"steps_in_flight": 0, "max_logit_rows": 1, "attn_meta_words": 0, "attn_meta_words_a_seq": 0}
         for name, low in least.items():
             if type(value := getattr(self, name)) is not int or value < low:
                 raise ValueError(f"Limits.{name} must be an integer of at least {low}, got {value!r}")
-        if not 0 < self.kv_share <= 1:
-            raise ValueError(f"Limits.kv_share must be in (0, 1], got {self.kv_share}")
+        if self.steps_in_flight > MAX_STEPS_IN_FLIGHT:
+            raise ValueError(
+                f"Limits.steps_in_flight must be at most {MAX_STEPS_IN_FLIGHT}, got {self.steps_in_flight}"
+            )
+        share: Any = self.kv_share
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+            raise ValueError(f"Limits.kv_share must be a number in (0, 1], got {share!r}")
 
 
 class Stream(Protocol):

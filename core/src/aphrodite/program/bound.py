@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from aphrodite.errors import AphroditeError, KernelError
+from aphrodite.errors import AphroditeError, KernelError, is_interrupt, told
 from aphrodite.ops.kernel import TORCH, Kernel
 from aphrodite.program.trace import Call
 
@@ -38,6 +38,8 @@ def blame(bound: Bound, what: str) -> Iterator[None]:
         yield
     except AphroditeError:
         raise
-    except Exception as error:
+    except BaseException as error:  # SystemExit and its like too: the process is not the kernel's to end
+        if is_interrupt(error):
+            raise
         where = f"{bound.kernel.provider} at {bound.call.site}"
-        raise KernelError(f"{where}: {what} raised {type(error).__name__}: {error}", subject=bound.call.site) from error
+        raise KernelError(f"{where}: {what} raised {told(error)}", subject=bound.call.site) from error

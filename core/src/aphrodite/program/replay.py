@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from aphrodite.errors import AphroditeError, DeviceError, KernelError
+from aphrodite.errors import AphroditeError, DeviceError, KernelError, is_interrupt, told
 from aphrodite.ops.kernel import Binding, Dims, Extent, Kernel, Run
 from aphrodite.ops.op import HOST_BOUNDS, declared
 from aphrodite.platform.dtypes import ITEMSIZE
@@ -65,10 +65,12 @@ class BoundProgram:
                 run(dims)
         except AphroditeError:
             raise
-        except Exception as error:
+        except BaseException as error:  # SystemExit and its like too: the process is not the kernel's to end
+            if is_interrupt(error):
+                raise
             bound = next(bound for bound in self._pieces(dims, start, stop) if self._run(bound) is run)
             where = f"{bound.kernel.provider} at {bound.call.site}"
-            raise DeviceError(f"{where} failed: {type(error).__name__}: {error}", subject=bound.call.site) from error
+            raise DeviceError(f"{where} failed: {told(error)}", subject=bound.call.site) from error
 
     def restore(self) -> None:
         """Zero again what kernels leave zeroed: one that failed may not have. Nothing of the Program runs."""

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aphrodite.errors import KernelError
+from aphrodite.errors import KernelError, told
 from aphrodite.ops.constraints import C
 from aphrodite.ops.kernel import INVARIANT, NATIVE, PORTABLE, SPECIALISED, TORCH, Dims, Extent, Flag, Kernel
 from aphrodite.ops.op import Op
@@ -145,7 +145,7 @@ class Selector:
             return kernel.where.refusal(facts)
         except Exception as error:
             raise KernelError(
-                f"{kernel.provider} at {site}: its constraints raised {type(error).__name__}: {error}", subject=site
+                f"{kernel.provider} at {site}: its constraints raised {told(error)}", subject=site
             ) from error
 
 

@@ -34,7 +34,6 @@ def shape(
     words = _bad_words(sampling.bad_words, vocab_size, encode)
     _within("min_tokens", "end tokens and stop_token_ids to hold back", len(stops), MAX_STOPS)
     _within("logit_bias", "entries", len(sampling.logit_bias), MAX_BIASES)
-    _within("bad_words", "tokens, with and without a space before each", sum(map(len, words)), MAX_BAD_TOKENS)
     _something_left(allowed, stops, words, vocab_size)
     random = sampling.temperature > 0
     shaping = Shaping(
@@ -74,7 +73,12 @@ def _bad_words(texts: Sequence[str], vocab_size: int, encode: Encode | None) -> 
             f"bad_words must be absent for a model without tokenizer.json, got {list(texts)}: use logit_bias",
             subject="bad_words",
         )
+    count = 0
+    seen: set[str] = set()
     for place, text in enumerate(texts):
+        if text in seen:
+            continue
+        seen.add(text)
         where = f"bad_words[{place}]"
         bare = text.lstrip()
         try:
@@ -85,7 +89,13 @@ def _bad_words(texts: Sequence[str], vocab_size: int, encode: Encode | None) -> 
             raise UsageError(f"{where} must have at least one token, got {text!r}, which has none", subject="bad_words")
         for form in forms:
             if max(form) < vocab_size:  # others cannot be drawn
+                count += 0 if form in words else len(form)
                 words[form] = None
+        if count > MAX_BAD_TOKENS:  # no more of them is tokenised than that takes
+            raise UsageError(
+                f"bad_words must have at most {MAX_BAD_TOKENS} tokens, with and without a space before each, got more",
+                subject="bad_words",
+            )
     return tuple(words)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from aphrodite.types.sampling_params import MAX_N, Rule
+
 # Name of a client -> ours. Where a body has several of one, that of the table itself goes before the others.
 ALIASES: Mapping[str, str] = {
     "max_completion_tokens": "max_tokens",
@@ -140,6 +142,9 @@ OFF: Mapping[str, Off] = {
     "grammar_retain_state": _one_of(False),
     "quiet": _anything,  # whether the server's terminal shows the text: it never does
 }
+
+# Of parameters that are not here those that ask for work: what they may be all the same.
+BOUNDS: Mapping[str, Rule] = {"best_of": Rule(int, f"in 0..{MAX_N}", lambda value: 0 <= value <= MAX_N)}
 
 # A parameter that does nothing while another is off: parameter -> those others, all of them off.
 DETAILS: Mapping[str, tuple[str, ...]] = {

@@ -28,6 +28,7 @@ class Limits:
     url_bytes: int = 8 << 10
     body_bytes: int = 2 << 20
     json_depth: int = 64
+    json_containers: int = 1 << 17  # lists and objects: reading many takes the event loop's time
     num_prompts: int = 256
     num_messages: int = 4096
     num_tools: int = 128
@@ -60,6 +61,9 @@ async def read_body(
     size = 0
     while True:
         message = await receive()
+        if message["type"] == "http.refused":  # by the connection
+            error: ApiError = message["error"]
+            raise error
         if message["type"] != "http.request":
             raise ApiError(408, "request_timeout", "the request was not received", closes=True)
         parts.append(message["body"])
@@ -79,8 +83,12 @@ def too_large(limits: Limits) -> ApiError:
 
 def decoded(body: bytes, limits: Limits) -> dict[str, Any]:
     """A JSON object. Of a key that stands there twice the last one counts. ApiError says what is wrong."""
-    if _depth(body) > limits.json_depth:
+    depth, count = _nesting(body, min(limits.json_depth, limits.json_containers))
+    if depth > limits.json_depth:
         raise ApiError(400, "json_too_deep", f"the body must be nested at most {limits.json_depth} deep")
+    if count > limits.json_containers:
+        most = limits.json_containers
+        raise ApiError(413, "payload_too_large", f"the body must hold at most {most} lists and objects, got {count}")
     try:
         body.decode("utf-8")
         found = msgspec.json.decode(body)
@@ -103,15 +111,17 @@ def _reason(error: Exception) -> str:
     return str(error).removeprefix("JSON is malformed: ") or type(error).__name__
 
 
-def _depth(body: bytes) -> int:
-    """How deep brackets are nested outside of texts; found without a parser's stack, and without Python's pace.
+def _nesting(body: bytes, enough: int) -> tuple[int, int]:
+    """How deep brackets are nested outside of texts, and how many open there; found without a parser's stack, and
+    without Python's pace. Up to `enough` of them nobody looks closer.
 
     What is no JSON may seem less deep than it is. The parser will not get as far.
     """
-    if body.count(b"[") + body.count(b"{") <= 1:
-        return 1
+    count = body.count(b"[") + body.count(b"{")
+    if count <= enough:
+        return count, count
     marks = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_MARKS)
     found = np.frombuffer(marks, np.uint8)
     steps = _STEPS[found]
     steps[np.cumsum(found == ord('"'), dtype=np.uint8) & 1 == 1] = 0  # between quotes
-    return int(np.cumsum(steps, dtype=np.int32).max(initial=0))
+    return int(np.cumsum(steps, dtype=np.int32).max(initial=0)), int(np.count_nonzero(steps == 1))

@@ -21,6 +21,7 @@ from aphrodite.server.run import Run
 from aphrodite.server.service import Service
 
 IGNORED_HEADER = "x-aphrodite-ignored"
+MOST_LOAD_BYTES = 512  # of a body that asks for a model to be loaded, and for nothing else
 
 
 class Access:
@@ -96,9 +97,14 @@ class Call:
         """The body as a JSON object, within limits. ApiError for anything else."""
         return decoded(self.body or b"", self.limits)
 
+    def ignore(self, names: Sequence[str]) -> None:
+        """Tell of fields that have no effect, in the answer's head. ApiError where they are to be refused."""
+        self.ignored = tuple(names)
+        self.service.check_ignored(self.ignored)
+
     async def start(self, generation: Generation) -> Run:
         """Take a request on. ApiError if it cannot be run, or not now; nothing was sent by then."""
-        self.ignored = generation.ignored
+        self.ignore(generation.ignored)
         self.on_start()
         return await self.service.start(generation, self)
 
@@ -117,6 +123,7 @@ class Route:
     frames    content type of its stream, if it has one
     lenient   whether a body may be called a form, as curl does (see `read_body`)
     generates whether it takes at least one sequence: where there is room for none, the body is not even read
+    loads     whether a short body may ask for no sequence after all, and is read to find out
     """
 
     method: str
@@ -130,6 +137,11 @@ class Route:
     statuses: tuple[int, ...] = ()
     lenient: bool = False
     generates: bool = False
+    loads: bool = False
+
+    def is_refused_unread(self, num_body_bytes: int | None) -> bool:
+        """Whether a request is, while there is room for no sequence. num_body_bytes: None if its head does not say."""
+        return self.generates and not (self.loads and num_body_bytes is not None and num_body_bytes <= MOST_LOAD_BYTES)
 
 
 class Dialect(Protocol):

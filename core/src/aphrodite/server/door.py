@@ -11,17 +11,16 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
-from aphrodite.server.dialect import Access, Dialect, Json, refusal
+from aphrodite.server.dialect import Access, Dialect, refusal
 from aphrodite.server.errors import ApiError
 from aphrodite.server.exchange import ENTRY
 from aphrodite.server.keys import presented
 from aphrodite.server.site import Site
+from aphrodite.server.wire import written
 
 # One way to read any text, so that no text takes longer than its length.
 _HEAD = re.compile(rb"POST (/[\w./-]*) HTTP/1\.1\r\n((?:[\w-]+:[\t -~]*\r\n){1,100})\r\n")
@@ -32,6 +31,7 @@ _UNUSUAL = frozenset(  # fields that say how a request is framed, or what stands
 )
 _MOST_DIGITS = 12
 _ID = secrets.token_hex(16).encode()  # stands in what is said until each answer has its own
+_NUM_IDS = 256
 _CLOSE = b"\r\nconnection: close\r\n"
 _SAME_S = 0.25  # in which the time to come again is taken for the same
 _TELL_S = 1.0
@@ -55,11 +55,11 @@ class Door:
     def __init__(self, site: Site) -> None:
         settings = site.settings
         paths = {
-            route.path.encode(): dialect
+            route.path.encode(): (dialect, route)
             for route, dialect in site.routes
             if route.generates and route.method == "POST" and route.access == Access.KEY and "{" not in route.path
         }
-        self._dialects = paths | {settings.root_path.encode() + path: one for path, one in paths.items()}
+        self._places = paths | {settings.root_path.encode() + path: one for path, one in paths.items()}
         self._service = site.service
         self._admission = site.service.admission
         self._metrics = site.service.metrics
@@ -67,6 +67,7 @@ class Door:
         self._most_body_bytes = settings.limits.body_bytes
         self._log = site.log
         self._made: dict[str, _Made] = {}  # by the dialect's name
+        self._ids = _ids()
         self._num_untold = 0
 
     @property
@@ -77,27 +78,29 @@ class Door:
     def let_in(self, scope: Mapping[str, Any]) -> None:
         """A request is here, all of it, and the application is about to be asked: if it is a generation, whoever comes
         in the same moment is to know. What has yet to be received is not counted, for it may never come."""
-        if scope["method"] == "POST" and scope["raw_path"] in self._dialects:
+        if scope["method"] == "POST" and scope["raw_path"] in self._places:
             scope["extensions"][ENTRY] = self._admission.enter()
 
     def refuse(self, data: bytes) -> Refusal | None:
         """Refuse the request that `data` begins with, while the door is shut. None: the application is to answer."""
         head = _HEAD.match(data, 0, _MOST_HEAD_BYTES)
-        dialect = self._dialects.get(head[1]) if head is not None else None
-        if head is None or dialect is None:
+        place = self._places.get(head[1]) if head is not None else None
+        if head is None or place is None:
             return None
-        pairs = [(name.lower(), value.strip()) for name, value in _FIELD.findall(head[2])]
-        fields = dict(pairs)
-        length = fields.get(b"content-length", b"")
+        dialect, route = place
+        pairs = _FIELD.findall(head[2].lower())
+        fields: dict[bytes, bytes] = dict(pairs)
+        length = fields.get(b"content-length", b"").strip()
         if (
             len(fields) < len(pairs)
             or not _UNUSUAL.isdisjoint(fields)
             or not (length.isdigit() and len(length) < _MOST_DIGITS and int(length) <= self._most_body_bytes)
-            or not (self._keys is None or self._keys.hold(presented(pairs)))
+            or not route.is_refused_unread(int(length))
+            or not (self._keys is None or self._keys.hold(_key(head[2])))
         ):
             return None
         num_bytes = head.end() + int(length)
-        connection = fields.get(b"connection", b"keep-alive").lower()
+        connection = fields.get(b"connection", b"keep-alive").strip()
         if connection == b"keep-alive":
             return Refusal(self._answer(dialect), num_bytes, closes=False)
         if connection == b"close" and num_bytes <= len(data):  # or what still comes would reset it before it is read
@@ -114,14 +117,21 @@ class Door:
         if made is None or made.until_s < now or made.reasons != reasons:
             error = service.no_room()
             reply = refusal(dialect, error, _ID.decode())
-            made = _Made(now + _SAME_S, reasons, error, reply.status, _written(reply))
+            made = _Made(now + _SAME_S, reasons, error, reply.status, written(reply, _ID.decode()).split(_ID))
             self._made[dialect.name] = made
-        self._metrics.no_room(made.error)
-        self._metrics.answered(made.status)
+        if not made.num_uncounted:
+            asyncio.get_running_loop().call_soon(self._count, made)
+        made.num_uncounted += 1
         if not self._num_untold:
             asyncio.get_running_loop().call_later(_TELL_S, self._tell)
         self._num_untold += 1
-        return made.data.replace(_ID, secrets.token_hex(16).encode())
+        return next(self._ids).join(made.parts)
+
+    def _count(self, made: _Made) -> None:
+        """All of one pass of the event loop at once."""
+        count, made.num_uncounted = made.num_uncounted, 0
+        self._metrics.no_room(made.error, count)
+        self._metrics.answered(made.status, count)
 
     def _tell(self) -> None:
         """A line for them all: as many as come would be one more load, and the line that matters lost among them."""
@@ -129,7 +139,7 @@ class Door:
         self._num_untold = 0
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Made:
     """What is said to whoever comes until then, while the reasons are the same."""
 
@@ -137,10 +147,17 @@ class _Made:
     reasons: tuple[object, ...]
     error: ApiError
     status: int
-    data: bytes
+    parts: list[bytes]  # between them stands the request's id
+    num_uncounted: int = 0
 
 
-def _written(reply: Json) -> bytes:
-    headers, body = reply.parts()
-    lines = "".join(f"{name}: {value}\r\n" for name, value in {"x-request-id": _ID.decode(), **headers}.items())
-    return b"%s%s\r\n%s" % (STATUS_LINE[reply.status], lines.encode("latin-1"), body)
+def _key(lines: bytes) -> bytes | None:
+    """The key that a head shows."""
+    return presented((name.lower(), value) for name, value in _FIELD.findall(lines))
+
+
+def _ids() -> Iterator[bytes]:
+    """Names of requests that nobody can guess; many at a time, for the system takes as long for one as for all."""
+    while True:
+        found = secrets.token_bytes(_NUM_IDS * 16).hex().encode()
+        yield from (found[start : start + 32] for start in range(0, len(found), 32))

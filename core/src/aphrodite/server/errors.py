@@ -6,8 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from aphrodite.errors import AphroditeError, CapacityError, ContextLengthError, EngineDied, UsageError
+from aphrodite.types.shown import shown
 
 _MOST_CHARACTERS = 500
 _TYPES: Mapping[int, str] = {
@@ -64,11 +66,19 @@ def invalid(param: str | None, message: str, code: str = "invalid_value") -> Api
     return ApiError(400, code, message, param)
 
 
+def form(value: Any) -> str:
+    """What a value is, where it may be a prompt, which no message repeats."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return shown(value)
+    name = "text" if isinstance(value, str) else "list" if isinstance(value, list) else "object"
+    if not value:
+        return f"an empty {name}"
+    return f"an {name}" if name == "object" else f"a {name}"
+
+
 def unknown_model(name: str, served: str) -> ApiError:
     """A model that is not here."""
-    return ApiError(
-        404, "model_not_found", f"there is no model {_shortened(repr(name))}; this server has {served}", "model"
-    )
+    return ApiError(404, "model_not_found", f"there is no model {shown(name)}; this server has {served}", "model")
 
 
 def model_loading() -> ApiError:
@@ -133,8 +143,8 @@ def from_exception(error: BaseException, secrets: Mapping[str, str] = MappingPro
 def scrubbed(text: str, secrets: Mapping[str, str] = MappingProxyType({})) -> str:
     """A text of ours without paths and addresses, in one line of bounded length."""
     text = text.replace("prompts[", "prompt[")
-    for secret, shown in secrets.items():
-        text = text.replace(secret, shown)
+    for secret, stands in secrets.items():
+        text = text.replace(secret, stands)
     return _shortened(" ".join(_PRIVATE.sub("...", text).split()))
 
 

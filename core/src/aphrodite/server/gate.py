@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aphrodite.server.dialect import Access, Dialect, Route
+from aphrodite.server.dialect import Access, Dialect, Route, header
 from aphrodite.server.errors import ApiError
 from aphrodite.server.keys import presented
 from aphrodite.server.service import Service
 from aphrodite.server.site import Site, SiteSettings
+
+_MOST_DIGITS = 12  # of a body's length that fits here
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,18 @@ def tenant(settings: SiteSettings, access: str, headers: Sequence[tuple[bytes, b
     return owner
 
 
-def check_room(service: Service, route: Route) -> None:
+def check_room(service: Service, route: Route, headers: Sequence[tuple[bytes, bytes]]) -> None:
     """ApiError if a route takes sequences and there is room for none. It costs next to nothing to know."""
-    if route.generates and service.admission.is_full:
+    if service.admission.is_full and route.is_refused_unread(_length(headers)):
         error = service.no_room()
         service.metrics.no_room(error)
         raise error
+
+
+def _length(headers: Sequence[tuple[bytes, bytes]]) -> int | None:
+    """Bytes of the body, if the head says so."""
+    found = header(headers, b"content-length")
+    return int(found) if found is not None and found.isdecimal() and len(found) < _MOST_DIGITS else None
 
 
 def _unauthorized() -> ApiError:

@@ -34,6 +34,7 @@ class Generation:
     """A request, checked as far as it can be without the model. Either prompts or a chat.
 
     prompts    each a text or token ids
+    source     what the caller calls its one prompt, where that is not "messages" or "prompt[0]"
     ignored    names of parameters that the caller sent and that have no effect: told in the answer
     priority   lower goes first, where the engine's policy is "priority"
     cache_salt  cached blocks are shared with requests of the same salt alone
@@ -43,6 +44,7 @@ class Generation:
     sampling: SamplingParams
     prompts: Sequence[str | Sequence[int]] = ()
     chat: Chat | None = None
+    source: str | None = None
     ignored: tuple[str, ...] = ()
     priority: int = 0
     cache_salt: str | None = None

@@ -90,17 +90,17 @@ class Metrics:
                     if times.finished_s is not None:
                         self._decode.observe(max(0.0, times.finished_s - times.first_token_s))
 
-    def no_room(self, error: ApiError) -> None:
-        """A request was refused for that while there was room for no sequence."""
+    def no_room(self, error: ApiError, count: int = 1) -> None:
+        """So many requests were refused for that while there was room for no sequence."""
         if error.status == 429:
-            self.refused.inc()
+            self.refused.inc(count)
 
-    def answered(self, status: int) -> None:
-        """An answer was sent; 0: the client left before."""
+    def answered(self, status: int, count: int = 1) -> None:
+        """So many answers were sent; 0: the client left before."""
         series = self._answers_of.get(status)
         if series is None:
             series = self._answers_of[status] = self._answers.labels(str(status or 499))
-        series.inc()
+        series.inc(count)
 
     def bug(self, error: BaseException) -> None:
         """Something went wrong that nobody foresaw."""

@@ -198,6 +198,12 @@ class Run(AsyncIterator[list[Piece]]):
         return [prompt.prepared for prompt in self.prompts]
 
     @property
+    def num_logprobs(self) -> int:
+        """Log-probabilities of its outputs that have been read, and are kept until its end."""
+        wanted = [(prompt, prompt.prepared.requests[0].sampling.logprobs) for prompt in self.prompts]
+        return sum(prompt.state.num_output * (count + 1) for prompt, count in wanted if count is not None)
+
+    @property
     def request_ids(self) -> list[str]:
         """The engine's ids of all its sequences, those that have ended too."""
         return list(self._by_id)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aphrodite.engine.desk import Desk
 from aphrodite.engine.host import Health, Host, Model
 from aphrodite.engine.requests import Prepared
-from aphrodite.errors import AphroditeError
+from aphrodite.errors import AphroditeError, UsageError, one_line
 from aphrodite.server.admission import Admission
 from aphrodite.server.errors import (
     ApiError,
@@ -27,18 +27,19 @@ from aphrodite.server.errors import (
     model_loading,
     unknown_model,
 )
-from aphrodite.server.generation import Generation
+from aphrodite.server.generation import Chat, Generation
+from aphrodite.server.logprobs import LogprobBounds
 from aphrodite.server.metrics import Metrics
 from aphrodite.server.reading import PLAIN, Reading
 from aphrodite.server.run import Prompt, Run
 from aphrodite.text.formats.select import AUTO, select
+from aphrodite.types.shown import shown
 
 if TYPE_CHECKING:
     from aphrodite.server.dialect import Call
 
 _LOG = logging.getLogger("aphrodite.server")
 _INLINE_CHARS = 2048  # longer prompts are tokenised on another thread, so that the event loop goes on
-_LOGPROBS_AT_ONCE = 4  # answers' worth
 _MAX_TIMEOUT_S = 86400.0
 _TIMEOUT_HEADER = "x-request-timeout"
 _NUMBER = re.compile(r"[+-]?(\d{1,20}(\.\d{0,20})?|\.\d{1,20})(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
@@ -51,8 +52,7 @@ class ServiceSettings:
     model_names     what clients may call the model; the first is shown
     max_sequences   most sequences in the engine and before it
     max_queued_tokens  most tokens of prompts of which nothing has come yet
-    max_prompt_logprobs  most log-probabilities of prompts in one answer; all that are on their way may have four times
-                         as many
+    max_prompt_logprobs, max_output_logprobs  most log-probabilities of prompts, and of outputs, in one answer
     request_timeout_s  a request must be done in that time; None: no limit
     strict_params   refuse parameters that would have no effect
     chat_template   in place of the model's own
@@ -63,6 +63,7 @@ class ServiceSettings:
     max_sequences: int
     max_queued_tokens: int = 1 << 20
     max_prompt_logprobs: int = 1 << 18
+    max_output_logprobs: int = 1 << 22
     request_timeout_s: float | None = None
     strict_params: bool = False
     chat_template: str | None = None
@@ -80,6 +81,7 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self.admission = Admission(settings.max_sequences)
+        self._logprobs = LogprobBounds(settings.max_prompt_logprobs, settings.max_output_logprobs)
         self.started_at = int(time.time())
         self.is_draining = False
         self.is_paused = False
@@ -126,7 +128,7 @@ class Service:
         if name is None or name == "":
             return
         if not isinstance(name, str):
-            raise invalid("model", "model must be a text")
+            raise invalid("model", f"model must be a text, got {shown(name)}")
         if name not in self.settings.model_names:
             raise unknown_model(name, ", ".join(self.settings.model_names))
 
@@ -146,19 +148,21 @@ class Service:
             raise MemoryError(str(error)) from error
         return await found
 
+    def check_ignored(self, names: Sequence[str]) -> None:
+        """ApiError if there are fields without effect, and the operator wants such to be refused."""
+        if self.settings.strict_params and names:
+            raise invalid(
+                names[0],
+                f"{names[0]} has no effect here, and --strict-params refuses such parameters: leave it out",
+                "unsupported_parameter",
+            )
+
     async def start(self, generation: Generation, call: Call) -> Run:
         """Take a request on. ApiError if it cannot be run, or not now.
 
         It is counted before anything is done for it, so that who is refused has cost nothing.
         """
         began_s = asyncio.get_running_loop().time()
-        if self.settings.strict_params and generation.ignored:
-            name = generation.ignored[0]
-            raise invalid(
-                name,
-                f"{name} has no effect here, and --strict-params refuses such parameters: leave it out",
-                "unsupported_parameter",
-            )
         timeout_s = self._timeout(generation, call)
         model = self.check_answers()
         count = generation.num_sequences
@@ -191,23 +195,44 @@ class Service:
             raise deadline_exceeded(timeout_s or 0) from None
 
     def prepare(self, model: Model, generation: Generation) -> list[Prepared]:
-        """Tokenise. UsageError names what cannot be used."""
+        """Tokenise. ApiError names what cannot be used, as the client calls it."""
         salt = generation.cache_salt
-        if generation.chat is None:
-            prompts = [_salted(prompt, salt) for prompt in generation.prompts]
-            return model.frontend.prepare(prompts, generation.sampling, generation.priority)
-        chat = generation.chat
-        return model.frontend.prepare_chat(
-            chat.messages,
-            generation.sampling,
-            generation.priority,
-            chat_template=self.settings.chat_template,
-            add_generation_prompt=chat.add_generation_prompt,
-            continue_final_message=chat.continue_final_message,
-            tools=chat.tools,
-            chat_template_kwargs=chat.template_kwargs,
-            cache_salt=salt,
-        )
+        try:
+            if generation.chat is None:
+                prompts = [_salted(prompt, salt) for prompt in generation.prompts]
+                return model.frontend.prepare(prompts, generation.sampling, generation.priority)
+            return model.frontend.prepare_chat(
+                generation.chat.messages,
+                generation.sampling,
+                generation.priority,
+                cache_salt=salt,
+                **self._writing(generation.chat),
+            )
+        except UsageError as error:
+            raise self._named(error, generation.source) from error
+
+    def encode(self, model: Model, chat: Chat) -> list[int]:
+        """The tokens of a conversation, however many. UsageError names what cannot be used."""
+        return model.frontend.encode_chat(chat.messages, **self._writing(chat))
+
+    def _writing(self, chat: Chat) -> dict[str, Any]:
+        """How the template writes a chat."""
+        return {
+            "chat_template": self.settings.chat_template,
+            "add_generation_prompt": chat.add_generation_prompt,
+            "continue_final_message": chat.continue_final_message,
+            "tools": chat.tools,
+            "chat_template_kwargs": chat.template_kwargs,
+        }
+
+    def _named(self, error: UsageError, source: str | None) -> ApiError:
+        """What a client is told of a prompt that cannot be used, which it calls `source`."""
+        found = self.translate(error)
+        for ours in ("messages", "prompt[0]"):
+            if source is not None and found.message.startswith(ours):
+                param = source if found.param == ours else found.param
+                return replace(found, message=source + found.message.removeprefix(ours), param=param)
+        return found
 
     def _begun(self, model: Model, generation: Generation, prepared: list[Prepared], count: int, began_s: float) -> Run:
         """Give it to the engine."""
@@ -216,7 +241,7 @@ class Service:
         if self.is_draining:
             raise draining()
         self._check_queued(sum(len(one.requests[0].prompt_token_ids) for one in prepared))
-        self._check_logprobs(_num_logprobs(prepared))
+        self._check_logprobs(prepared)
         reading = self.reading(model) if generation.chat is not None else PLAIN
         kept = reading.kept(generation.chat)
         prompts: list[Prompt] = []
@@ -255,23 +280,14 @@ class Service:
                 retry_after_s=self.admission.drained_in_s(1),
             )
 
-    def _check_logprobs(self, count: int) -> None:
-        """ApiError if so many log-probabilities of prompts are too many for one answer, or for now."""
-        most = self.settings.max_prompt_logprobs
-        if count > most:
-            raise invalid(
-                "logprobs",
-                f"logprobs with echo may give at most {most} log-probabilities of prompts in one answer, tokens times "
-                f"those of each and n; got {count}, ask for fewer or in several requests",
-            )
-        if count and count + sum(_num_logprobs(run.prepared) for run in self.runs) > _LOGPROBS_AT_ONCE * most:
-            self.metrics.refused.inc()
-            raise ApiError(
-                429,
-                "queue_full",
-                "too many log-probabilities of prompts are on their way: try again later",
-                retry_after_s=self.admission.drained_in_s(1),
-            )
+    def _check_logprobs(self, prepared: Sequence[Prepared]) -> None:
+        """ApiError if a request's log-probabilities are too many for one answer, or for now."""
+        try:
+            self._logprobs.check(prepared, self.runs, self.admission.drained_in_s(1))
+        except ApiError as error:
+            if error.status == 429:
+                self.metrics.refused.inc()
+            raise
 
     def reading(self, model: Model) -> Reading:
         """How its answers are read; found out once."""
@@ -299,7 +315,7 @@ class Service:
     def translate(self, error: BaseException) -> ApiError:
         """What a client may know of an error."""
         model = self.host.model
-        folder = {model.frontend.card.folder: "the model"} if model is not None else {}
+        folder = {one_line(model.frontend.card.folder): "the model"} if model is not None else {}
         found = from_exception(error, folder)
         if isinstance(error, MemoryError):
             _LOG.error("memory ran out in the server's own process")
@@ -322,17 +338,6 @@ class Service:
     def close(self) -> None:
         """End the threads."""
         self._workers.shutdown(wait=False, cancel_futures=True)
-
-
-def _num_logprobs(prepared: Sequence[Prepared]) -> int:
-    """Log-probabilities of prompts that an answer may hold: of each continuation, where it echoes the prompt."""
-    total = 0
-    for one in prepared:
-        request = one.requests[0]
-        if request.sampling.prompt_logprobs is not None:
-            each = request.sampling.prompt_logprobs + 1
-            total += len(request.prompt_token_ids) * each * request.sampling.n
-    return total
 
 
 def _text_of(model: Model, ids: Sequence[int]) -> str:

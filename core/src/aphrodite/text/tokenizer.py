@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from aphrodite.errors import AphroditeError, ModelError, UsageError, told
 from aphrodite.text.guarded import GuardedEncode
 from aphrodite.text.slow import read_slow
 from aphrodite.text.stream import TokenStream
@@ -36,13 +38,16 @@ class Tokenizer:
         return None if slow is None else cls(slow)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt, with the special tokens that the tokenizer adds."""
-        return self._vocabulary.encode(text, bare=False)
+        """Token ids of a prompt, with the special tokens that the tokenizer adds. UsageError if it fails on it."""
+        with _named("the text", UsageError):
+            return self._vocabulary.encode(text, bare=False)
 
     def encode_bare(self, text: str) -> list[int]:
-        """Token ids of a piece of text, without special tokens. UnicodeEncodeError if it is no text."""
+        """Token ids of a piece of text, without special tokens. UnicodeEncodeError if it is no text, UsageError if the
+        tokenizer fails on it."""
         text.encode()
-        return self._vocabulary.encode(text, bare=True)
+        with _named("the text", UsageError):
+            return self._vocabulary.encode(text, bare=True)
 
     def control_tokens(self, text: str) -> tuple[str, ...]:
         """Special tokens, and the other added tokens that stand in a template's text; none that is white space."""
@@ -54,11 +59,13 @@ class Tokenizer:
     def encode_guarded(self, text: str, found: Sequence[tuple[int, int, bool]], control: tuple[str, ...]) -> list[int]:
         """Token ids of a text in which each control token found (start, end) is itself, or is text.
 
-        The first call with these control tokens makes a copy of the tokenizer. UsageError if it can only be itself.
+        The first call with these control tokens makes a copy of the tokenizer. UsageError if it can only be itself, or
+        the tokenizer fails on the text.
         """
         if control not in self._guarded:
             self._guarded[control] = self._vocabulary.guarded(control)
-        return self._guarded[control](text, found)
+        with _named("the text", UsageError):
+            return self._guarded[control](text, found)
 
     @property
     def special_tokens(self) -> frozenset[str]:
@@ -71,8 +78,9 @@ class Tokenizer:
         return frozenset(self._vocabulary.added)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """The text of ids."""
-        return self._vocabulary.decode(ids, skip_special_tokens=skip_special_tokens)
+        """The text of ids. ModelError if the tokenizer fails on them."""
+        with _named("the tokens", ModelError):
+            return self._vocabulary.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def stream(self, *, skip_special_tokens: bool = True, kept: Collection[str] = ()) -> TokenStream:
         """Decodes one sequence token by token, to the same text as `decode` does of all of it.
@@ -84,3 +92,15 @@ class Tokenizer:
     def token(self, token_id: int) -> str | None:
         """The text of one token alone."""
         return self.decode([token_id], skip_special_tokens=False)
+
+
+@contextmanager
+def _named(what: str, kind: type[AphroditeError]) -> Iterator[None]:
+    """A tokenizer without a token for what is unknown, or with a pattern that takes too long, fails on some texts only.
+    The library raises bare Exception, and what Rust calls a panic, which is none."""
+    try:
+        yield
+    except (AphroditeError, KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:
+        raise kind(f"this model's tokenizer fails on {what}: {told(error)}", subject="prompt") from None

@@ -11,7 +11,7 @@ tokenizer.json, whose post-processor alone decides what is put around a prompt.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from tokenizers import AddedToken
 
 from aphrodite.errors import ModelError
+from aphrodite.files import FileError, read_file
 from aphrodite.models.config import read_json
 from aphrodite.text.classes import TokenizerClass, class_of
 
@@ -26,7 +27,7 @@ FILE = "tokenizer_config.json"
 TOKENIZER_FILE = "tokenizer.json"
 MAX_BYTES = 256 << 20  # of a tokenizer.json
 DEFAULT_TEMPLATE = "default"
-_MAX_TEMPLATE_BYTES = 1 << 20
+_MAX_TEMPLATE_BYTES = 1 << 18  # to compile a long one takes seconds; those of models have a tenth of that
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
@@ -59,7 +60,7 @@ class TokenizerConfig:
         where = str(folder / FILE)
         kind = class_of(data, _read(folder / "config.json"))
         file = folder / TOKENIZER_FILE
-        if kind and file.is_file() and (file.stat().st_size > MAX_BYTES or not kind.fits(file.read_bytes())):
+        if kind and is_there(file) and not kind.fits(read_tokenizer(file)):
             kind = None
         added = _added(data.get("added_tokens_decoder"), where)
         fields = data if added is not None else data | _read(folder / "special_tokens_map.json")
@@ -70,7 +71,7 @@ class TokenizerConfig:
         if added is None and (folder / "added_tokens.json").is_file():
             special = {*(token.content for token in named.values()), *extra}
             ids = _read(folder / "added_tokens.json")
-            added = {int(ids[text]): _legacy(text, special=text in special) for text in ids}
+            added = _legacy(ids, special, str(folder / "added_tokens.json"))
         split_special = data.get("split_special_tokens") is True
         templates = _templates(folder, data.get("chat_template"))
         return cls(data, kind, added, named, extra, split_special, templates)
@@ -111,12 +112,22 @@ class TokenizerConfig:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is such a file. ModelError for a link that leads nowhere, or to itself."""
+    """Whether there is such a file. ModelError for a link that leads nowhere, or to itself, and for what is no file."""
     if path.is_file():
         return True
+    if path.exists():
+        raise ModelError(f"{path} is no file but a folder, a pipe or a device", subject=str(path))
     if path.is_symlink():
         raise ModelError(f"{path} is a link that leads to no file: is the download complete?", subject=str(path))
     return False
+
+
+def read_tokenizer(path: Path) -> bytes:
+    """A tokenizer.json. ModelError if it cannot be read, or is too large."""
+    try:
+        return read_file(path, MAX_BYTES)
+    except (OSError, FileError) as error:
+        raise ModelError(f"{path} {error}", subject=str(path)) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -141,8 +152,8 @@ def _content(value: Any, name: str, where: str) -> str:
 
 
 def _contents(value: Any, where: str) -> tuple[str, ...]:
-    items = value.values() if isinstance(value, Mapping) else value or ()
-    if not all(isinstance(item, (str, Mapping)) for item in items):
+    items = list(value.values()) if isinstance(value, Mapping) else value or []
+    if not isinstance(items, list) or not all(isinstance(item, (str, Mapping)) for item in items):
         raise ModelError(f"{where}: extra_special_tokens must be a list of texts, got {value!r}", subject=where)
     return tuple(_content(item, "extra_special_tokens", where) for item in items)
 
@@ -177,14 +188,20 @@ def _token(token: AddedToken, *, special: bool) -> AddedToken:
     return AddedToken(token.content, **({flag: getattr(token, flag) for flag in _FLAGS} | {"special": special}))
 
 
-def _legacy(text: str, *, special: bool) -> AddedToken:
-    return AddedToken(text, normalized=not special, special=special)
+def _legacy(ids: Mapping[str, Any], special: Collection[str], where: str) -> dict[int, AddedToken]:
+    """What added_tokens.json lists: texts and their ids."""
+    found = {}
+    for text, value in ids.items():
+        if type(value) is not int or value < 0:
+            raise ModelError(f"{where}: {text!r} must have a token id of at least 0, got {value!r}", subject=text)
+        found[value] = AddedToken(text, normalized=text not in special, special=text in special)
+    return found
 
 
 def _templates(folder: Path, value: Any) -> dict[str, str]:
     """Files of their own go before tokenizer_config.json, which goes before chat_template.json."""
     paths = {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
-    if (folder / "chat_template.jinja").is_file():
+    if is_there(folder / "chat_template.jinja"):
         paths[DEFAULT_TEMPLATE] = folder / "chat_template.jinja"
     if paths:
         return {name: read_template(path) for name, path in paths.items()}
@@ -195,7 +212,7 @@ def _templates(folder: Path, value: Any) -> dict[str, str]:
     if value is None:
         return {}
     if isinstance(value, str):
-        return {DEFAULT_TEMPLATE: value}
+        return {DEFAULT_TEMPLATE: _bounded(value, where)}
     items = value if isinstance(value, list) else [value]
     named = {
         item.get("name"): item.get("template") for item in items if isinstance(item, Mapping) and "template" in item
@@ -205,14 +222,23 @@ def _templates(folder: Path, value: Any) -> dict[str, str]:
             f"{where}: chat_template must be a text or a list of objects with name and template",
             subject="chat_template",
         )
-    return {str(name): str(template) for name, template in named.items()}
+    return {str(name): _bounded(str(template), where) for name, template in named.items()}
+
+
+def _bounded(template: str, where: Path) -> str:
+    if len(template) > _MAX_TEMPLATE_BYTES:
+        raise ModelError(
+            f"{where}: chat_template has {len(template)} characters, more than {_MAX_TEMPLATE_BYTES}",
+            subject="chat_template",
+        )
+    return template
 
 
 def read_template(path: Path) -> str:
     """A template's text from a file. ModelError names it."""
     try:
-        if path.stat().st_size > _MAX_TEMPLATE_BYTES:
-            raise ModelError(f"{path} has more than {_MAX_TEMPLATE_BYTES} bytes", subject=str(path))
-        return path.read_text(encoding="utf-8")
+        return read_file(path, _MAX_TEMPLATE_BYTES).decode()
+    except FileError as error:
+        raise ModelError(f"{path} {error}", subject=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{path} cannot be read as text: {error}", subject=str(path)) from None

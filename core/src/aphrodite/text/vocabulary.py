@@ -11,11 +11,13 @@ from typing import Any, Protocol
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as _Library
 
-from aphrodite.errors import ModelError
+from aphrodite.errors import AphroditeError, ModelError
 from aphrodite.text.decoders import chain_maker, cleaned_up
+from aphrodite.text.growth import MOST, growth
 from aphrodite.text.guarded import GuardedEncode, GuardedEncoder
 from aphrodite.text.stream import ChainStream, TokenStream, WholeStream
-from aphrodite.text.tokenizer_config import MAX_BYTES, TokenizerConfig
+from aphrodite.text.tokenizer_config import TokenizerConfig, read_tokenizer
+from aphrodite.text.unsound import refuse_unsound
 
 _LONG_CHARS = 1 << 14
 
@@ -87,17 +89,30 @@ class LibraryVocabulary:
 
 def read_vocabulary(path: Path, config: TokenizerConfig) -> LibraryVocabulary:
     """A tokenizer.json with what stands beside it. ModelError if it cannot be read."""
-    if path.stat().st_size > MAX_BYTES:
-        raise ModelError(f"{path} has {path.stat().st_size} bytes, more than {MAX_BYTES}", subject=str(path))
+    text = read_tokenizer(path)
+    refuse_unsound(path, text)
     try:
-        library, filed = _rebuilt(path, config) if config.tokenizer_class else _as_filed(path)
-    except Exception as error:  # the library raises bare Exception
+        library, filed = _rebuilt(text, config) if config.tokenizer_class else _as_filed(text)
+        library.add_tokens(list(config.to_add(library.get_added_tokens_decoder(), filed)))
+        if config.tokenizer_class is not None:
+            config.tokenizer_class.finish(library, config.special(filed), config.names.get("bos_token"))
+        library.encode_special_tokens = config.split_special
+        _refuse_growth(library, path)
+        return LibraryVocabulary(library, cleans_up=tidies(library, config.data))
+    except (KeyboardInterrupt, AphroditeError):
+        raise
+    except BaseException as error:  # the library raises bare Exception, and what Rust calls a panic
         raise ModelError(f"{path} is not a tokenizer: {error}", subject=str(path)) from None
-    library.add_tokens(list(config.to_add(library.get_added_tokens_decoder(), filed)))
-    if config.tokenizer_class is not None:
-        config.tokenizer_class.finish(library, config.special(filed), config.names.get("bos_token"))
-    library.encode_special_tokens = config.split_special
-    return LibraryVocabulary(library, cleans_up=tidies(library, config.data))
+
+
+def _refuse_growth(library: _Library, path: Path) -> None:
+    for name in ("normalizer", "pre_tokenizer", "decoder"):
+        part = getattr(library, name)
+        if part is not None and (times := growth(json.loads(part.__getstate__()))) > MOST:
+            raise ModelError(
+                f"{path}: its {name} may make a text {times} times as long, more than {MOST}: it would take all memory",
+                subject=name,
+            )
 
 
 def tidies(library: _Library, config: Mapping[str, Any]) -> bool:
@@ -107,16 +122,16 @@ def tidies(library: _Library, config: Mapping[str, Any]) -> bool:
     return bool(config.get("clean_up_tokenization_spaces")) and (not is_bpe or bool(config.get(force)))
 
 
-def _as_filed(path: Path) -> tuple[_Library, Mapping[int, AddedToken]]:
+def _as_filed(text: bytes) -> tuple[_Library, Mapping[int, AddedToken]]:
     """The tokenizer, and the file's added tokens."""
-    library = _Library.from_file(str(path))
+    library = _Library.from_str(text.decode())
     return library, library.get_added_tokens_decoder()
 
 
-def _rebuilt(path: Path, config: TokenizerConfig) -> tuple[_Library, Mapping[int, AddedToken]]:
+def _rebuilt(text: bytes, config: TokenizerConfig) -> tuple[_Library, Mapping[int, AddedToken]]:
     """The tokenizer with the parts of its class and no added tokens, and those of the file."""
     assert config.tokenizer_class is not None
-    data: dict[str, Any] = json.loads(path.read_bytes())
+    data: dict[str, Any] = json.loads(text)
     filed = {token.pop("id"): AddedToken(**token) for token in data["added_tokens"]}
     data = config.tokenizer_class.rebuilt(data, config.data, config.names.get("unk_token"))
     return _Library.from_str(json.dumps(data)), filed

@@ -10,6 +10,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, Final
 
 from aphrodite.errors import UsageError
+from aphrodite.types.shown import shown
 
 MAX_LOGPROBS = 20
 MAX_SEED = 2**63 - 1
@@ -256,7 +257,7 @@ def _checked(name: str, value: Any, rule: Rule) -> Any:
     if type(value) is not rule.kind or not rule.holds(value):
         legal = rule.legal + (" or None" if rule.optional else "")
         legal = legal if rule.kind in (bool, tuple) else f"{'a number' if rule.kind is float else 'an integer'} {legal}"
-        raise UsageError(f"{name} must be {legal}, got {given!r}", subject=name)
+        raise UsageError(f"{name} must be {legal}, got {shown(given)}", subject=name)
     return _clamped(value) if rule.items is Items.BIASES else value
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from aphrodite.errors import CheckpointError
+from aphrodite.files import require_regular
 
 _MAX_BYTES = 32 << 20  # the library's own limit is three times that
 _MAX_TENSORS = 1 << 16  # of one file
@@ -32,7 +33,9 @@ def read_header(path: Path) -> list[tuple[str, dict[str, Any], int]]:
     """(tensor, its entry, where the data begins) of each tensor. CheckpointError names the file, and the tensor that is
     at fault if there is one."""
     try:
-        num_bytes = path.stat().st_size
+        found = path.stat()
+        require_regular(found)
+        num_bytes = found.st_size
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             if size > min(_MAX_BYTES, num_bytes):

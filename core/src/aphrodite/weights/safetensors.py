@@ -15,10 +15,12 @@ from typing import Any, BinaryIO
 import torch
 
 from aphrodite.errors import CheckpointError, ModelError
+from aphrodite.files import FileError, read_file
 from aphrodite.platform.dtypes import ITEMSIZE, torch_dtype
 from aphrodite.weights.header import read_header
 from aphrodite.weights.source import TensorInfo
 
+_MAX_INDEX_BYTES = 64 << 20
 _DTYPES = {"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16"}
 
 
@@ -84,10 +86,10 @@ class SafetensorsSource:
 
 def _files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
-    if index.is_file():
+    if index.exists():
         return [folder / name for name in _indexed(index)]
     single = folder / "model.safetensors"
-    if single.is_file():
+    if single.exists():
         return [single]
     found = sorted(folder.glob("*.safetensors"))
     if found:
@@ -100,7 +102,9 @@ def _files(folder: Path) -> list[Path]:
 def _indexed(index: Path) -> list[str]:
     """The files an index names, each inside its folder."""
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(json.loads(read_file(index, _MAX_INDEX_BYTES))["weight_map"].values())
+    except FileError as error:
+        raise CheckpointError(f"{index} {error}", subject=str(index)) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{index} is not an index of safetensors files ({type(error).__name__}: {error})",
@@ -109,11 +113,18 @@ def _indexed(index: Path) -> list[str]:
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise CheckpointError(f"{index} names {name!r}, which is no safetensors file beside it", subject=str(index))
-        if not (index.parent / name).is_file():
+        if not _is_file(index.parent / name):
             raise CheckpointError(
                 f"{index} names {name}, which does not exist: is the download complete?", subject=name
             )
     return sorted(names)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or with a NUL in it
+        return False
 
 
 def _info(name: str, entry: Mapping[str, Any], where: str) -> TensorInfo:

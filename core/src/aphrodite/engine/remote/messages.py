@@ -16,7 +16,7 @@ import msgspec
 
 from aphrodite import errors
 from aphrodite.config.engine import EngineConfig
-from aphrodite.errors import AphroditeError
+from aphrodite.errors import AphroditeError, told
 from aphrodite.types.model_card import ModelCard
 from aphrodite.types.request import Request, Times, TokenLogprobs
 from aphrodite.types.sampling_params import SamplingParams
@@ -245,10 +245,9 @@ def unwired(found: WireRequest) -> Request:
 
 def error_of(error: BaseException) -> Error:
     """An exception as a message has it."""
-    kind = type(error).__name__
     if not isinstance(error, AphroditeError):
-        return Error("internal", f"{kind}: {error}", None)
-    return Error(kind, str(error), None if error.subject is None else str(error.subject))
+        return Error("internal", told(error), None)
+    return Error(type(error).__name__, str(error), None if error.subject is None else str(error.subject))
 
 
 def exception_of(error: Error) -> AphroditeError:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aphrodite.errors import ModelError
+from aphrodite.errors import ModelError, told
 from aphrodite.layers.rope import Longest
 from aphrodite.models.config import HFConfig
 from aphrodite.models.fallback.quiet import quiet
@@ -31,6 +31,7 @@ STATE = "recurrent state beside the keys and values of attention"
 # Whether a token's angles follow from its position alone, or up to some length only, and what that length is.
 _RUNS = ("AutoConfig", "AutoModel")  # entries of auto_map that stand for the model's own code
 _MOST_SHOWN = 500
+_MOST_LAYERS = 512
 _STATIC_ROPE = ("default", "linear", "llama3", "proportional", "yarn")
 _MOVING_ROPE = {
     "dynamic": "where the dynamic scaling begins to turn all keys of a sequence",
@@ -166,13 +167,16 @@ def _read(kind: type[Any], config: HFConfig, alone: str) -> Any:
             return kind.from_dict(copy.deepcopy(data))
     except Exception as error:  # whatever its validation raises
         raise ModelError(
-            f"{alone}, and Transformers cannot read its config: {type(error).__name__}: {error}", subject="config.json"
+            f"{alone}, and Transformers cannot read its config: {told(error)}", subject="config.json"
         ) from error
 
 
 def _refuse_known(found: Found) -> None:
-    """ModelError for what a config itself says that paged attention does not do."""
+    """ModelError for what a config itself says that paged attention does not do, or that no network is."""
     config = found.text_config
+    layers = getattr(config, "num_hidden_layers", 1)
+    if type(layers) is not int or not 1 <= layers <= _MOST_LAYERS:  # the modules of each are made, and tried
+        raise found.refuse(f"1 to {_MOST_LAYERS} layers, and config.json has {layers!r}")
     if getattr(config, "add_cross_attention", False):
         raise found.refuse("cross attention (add_cross_attention)")
     if _has_alibi(config):

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from aphrodite.errors import AphroditeError, CheckpointError
+from aphrodite.errors import AphroditeError, CheckpointError, told
 from aphrodite.models.fallback.alone import require_alone
 from aphrodite.models.fallback.interface import NAME, LoadedModel, connect
 from aphrodite.models.fallback.quiet import quiet
@@ -26,6 +26,7 @@ from aphrodite.program.parameters import num_rows
 from aphrodite.types.progress import Progress
 from aphrodite.weights.source import TensorSource
 
+_MOST_GROWTH, _SPARE = 2, 1 << 20  # tensors of the modules that no checkpoint has: tables, masks
 _CHUNK_BYTES = 1 << 20
 _PAGES_BYTES = 1 << 20  # tensors from here on lie in pages of their own
 
@@ -43,6 +44,19 @@ class LazyTensor:
 
     def __getitem__(self, index: Any) -> torch.Tensor:
         return self._read(self._name)[index]
+
+
+def check_size(spec: ModuleSpec, source: TensorSource, where: str) -> None:
+    """CheckpointError if the network is far larger than what the files hold. Which tensors differ is known only when
+    all of them have been taken memory for, and a config that is wrong by a factor may ask for more than there is."""
+    wanted = sum(map(math.prod, spec.probed.tensors.values()))
+    held = sum(math.prod(info.shape) for info in source.infos().values())
+    if wanted > _MOST_GROWTH * held + _SPARE:
+        raise CheckpointError(
+            f"{where}: the network that config.json describes has {wanted} parameters, its files hold {held}: is this "
+            "checkpoint complete, and its config.json its own?",
+            subject=where,
+        )
 
 
 def load_modules(
@@ -89,7 +103,7 @@ def _assemble(spec: ModuleSpec, source: TensorSource, dtype: str, progress: Prog
         raise
     except Exception as error:
         raise CheckpointError(
-            f"{where}: Transformers cannot load these weights: {type(error).__name__}: {error}", subject=where
+            f"{where}: Transformers cannot load these weights: {told(error)}", subject=where
         ) from error
     finally:
         progress.finish()

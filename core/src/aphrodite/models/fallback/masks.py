@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from aphrodite.errors import told
+
 FAR = 1 << 20  # a window beyond is none: no token is that far from another here
 _ROWS = (0, 1, 2, 3, 5, 16, 63, 64, 65, 511, 1000, 4095, 8192, 65537, FAR)  # about the places where chunks may end
 _BEYOND = 8  # later keys that each is asked about
@@ -29,7 +31,7 @@ def read_mask(function: Callable[..., Any]) -> Mask:
     try:
         rows = {query: _seen(function, query) for query in _ROWS}
     except Exception as error:  # it may hold tensors of the step, which no two steps have in common
-        return Mask(why=f"masks that depend on more than positions ({type(error).__name__}: {error})")
+        return Mask(why=f"masks that depend on more than positions ({told(error)})")
     first = {}
     for query, seen in rows.items():
         if bool(seen[query + 1 :].any()):

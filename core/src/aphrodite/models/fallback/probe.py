@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from aphrodite.errors import AphroditeError
+from aphrodite.errors import AphroditeError, told
 from aphrodite.models.fallback.find import Found
 from aphrodite.models.fallback.interface import PROBE, MaskTensor, connect, register
 from aphrodite.models.fallback.masks import FAR
@@ -120,7 +120,7 @@ def _without_memory(found: Found) -> Any:
             raise found.refuse(OWN_ATTENTION) from error
         raise found.refuse(f"what config.json does not say: {error}") from error
     except Exception as error:
-        raise found.refuse(f"what cannot be made: {type(error).__name__}: {error}") from error
+        raise found.refuse(f"what cannot be made: {told(error)}") from error
 
 
 def _fill(model: torch.nn.Module) -> None:
@@ -145,7 +145,7 @@ def _run(found: Found, model: torch.nn.Module, device: torch.device) -> tuple[tu
     except AphroditeError:
         raise
     except Exception as error:
-        raise _UnfinishedError(f"{type(error).__name__}: {error}") from error
+        raise _UnfinishedError(f"{told(error)}") from error
     return tuple(recorder.calls), int(logits.shape[-1])
 
 

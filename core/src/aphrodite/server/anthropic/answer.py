@@ -4,50 +4,76 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from aphrodite.server.dialect import event
-from aphrodite.server.generation import Choice, Piece, ToolCall, Usage
+from aphrodite.server.generation import Choice, ToolCall, Usage
 from aphrodite.server.run import Run
 from aphrodite.text.formats.events import CallArguments, CallEnd, CallStart, Content, Event, Reasoning
 
 _REASONS: Mapping[str, str] = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
 
-async def whole(run: Run, model: str, *, thinks: bool) -> dict[str, Any]:
-    """The message."""
-    try:
-        choice = (await run.whole())[0]
-    finally:
-        run.close()
-    return {
-        **_head(model),
-        "content": _blocks(choice, thinks=thinks),
-        "stop_reason": _reason(choice.finish_reason, choice.stop_reason),
-        "stop_sequence": _sequence(choice.stop_reason),
-        "usage": _usage(run.usage),
-    }
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one request.
 
+    thinks      whether what the model thinks is shown
+    max_tokens  that it may have; it ends before if the context does
+    """
 
-async def frames(run: Run, model: str, *, thinks: bool) -> AsyncIterator[bytes]:
-    """The message as events. Nothing is sent before the first token is there, so that a failure has a status."""
-    blocks = _Blocks(thinks=thinks)
-    begun = False
-    try:
-        async for pieces in run:
-            parts = [] if begun else [_event("message_start", message={**_head(model), "usage": _usage(run.usage, 0)})]
-            begun = True
-            for piece in pieces:
-                parts += [frame for found in piece.events for frame in blocks.frames(found)]
-                if piece.finish_reason is not None:
-                    parts += [*blocks.close(), _ended(piece, run.usage)]
-            if parts:
-                yield b"".join(parts)
-        yield _event("message_stop")
-    finally:
-        run.close()
+    run: Run
+    model: str
+    thinks: bool
+    max_tokens: int | None
+
+    async def whole(self) -> dict[str, Any]:
+        """The message."""
+        try:
+            choice = (await self.run.whole())[0]
+        finally:
+            self.run.close()
+        return {
+            **_head(self.model),
+            "content": _blocks(choice, thinks=self.thinks),
+            **self._end(choice.finish_reason, choice.stop_reason),
+            "usage": _usage(self.run.usage),
+        }
+
+    async def frames(self) -> AsyncIterator[bytes]:
+        """The message as events. Nothing is sent before the first token is there, so that a failure has a status."""
+        run, blocks = self.run, _Blocks(thinks=self.thinks)
+        begun = False
+        try:
+            async for pieces in run:
+                parts = []
+                if not begun:
+                    parts = [_event("message_start", message={**_head(self.model), "usage": _usage(run.usage, 0)})]
+                begun = True
+                for piece in pieces:
+                    parts += [frame for found in piece.events for frame in blocks.frames(found)]
+                    if piece.finish_reason is not None:
+                        delta = self._end(piece.finish_reason, piece.stop_reason)
+                        parts += [*blocks.close(), _event("message_delta", delta=delta, usage=_usage(run.usage))]
+                if parts:
+                    yield b"".join(parts)
+            yield _event("message_stop")
+        finally:
+            run.close()
+
+    def _end(self, finish: str | None, stop: int | str | None) -> dict[str, str | None]:
+        """Why it has ended."""
+        reason = _REASONS.get(finish or "")
+        if finish == "stop" and isinstance(stop, str):
+            reason = "stop_sequence"
+        request = self.run.prompts[0].prepared.requests[0]
+        room = request.max_total_tokens - len(request.prompt_token_ids)
+        if finish == "length" and self.max_tokens is not None and room < self.max_tokens:
+            reason = "model_context_window_exceeded"
+        return {"stop_reason": reason, "stop_sequence": stop if isinstance(stop, str) else None}
 
 
 class _Blocks:
@@ -114,14 +140,6 @@ def _head(model: str) -> dict[str, Any]:
     }
 
 
-def _ended(piece: Piece, usage: Usage) -> bytes:
-    delta = {
-        "stop_reason": _reason(piece.finish_reason, piece.stop_reason),
-        "stop_sequence": _sequence(piece.stop_reason),
-    }
-    return _event("message_delta", delta=delta, usage=_usage(usage))
-
-
 def _blocks(choice: Choice, *, thinks: bool) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     if choice.reasoning and thinks:
@@ -140,16 +158,6 @@ def _called(call: ToolCall) -> list[dict[str, Any]]:
     if not isinstance(arguments, dict):
         return [{"type": "text", "text": f"{call.name} {call.arguments}"}]
     return [{"type": "tool_use", "id": call.call_id, "name": call.name, "input": arguments}]
-
-
-def _reason(finish: str | None, stop: int | str | None) -> str | None:
-    if finish == "stop" and isinstance(stop, str):
-        return "stop_sequence"
-    return _REASONS.get(finish or "")
-
-
-def _sequence(stop: int | str | None) -> str | None:
-    return stop if isinstance(stop, str) else None
 
 
 def _usage(usage: Usage, output_tokens: int | None = None) -> dict[str, Any]:

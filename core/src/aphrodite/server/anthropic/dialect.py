@@ -8,8 +8,6 @@ from typing import Any
 from aphrodite.server.anthropic import answer, request, schemas
 from aphrodite.server.dialect import Call, Json, Reply, Route, Stream, event
 from aphrodite.server.errors import ApiError
-from aphrodite.server.generation import Generation
-from aphrodite.types.sampling_params import SamplingParams
 
 _OVERLOADED = 529  # what its clients know in place of 503
 _TYPES: Mapping[int, str] = {
@@ -70,19 +68,20 @@ async def _messages(call: Call) -> Reply:
     asked = request.asked(body, call)
     run = await call.start(asked.generation)
     model = call.service.settings.model_names[0]
+    written = answer.Answer(run, model, asked.thinks, asked.generation.sampling.max_tokens)
     if asked.streams:
-        return Stream(answer.frames(run, model, thinks=asked.thinks), _named(call.request_id))
-    return Json(await answer.whole(run, model, thinks=asked.thinks), headers=_named(call.request_id))
+        return Stream(written.frames(), _named(call.request_id))
+    return Json(await written.whole(), headers=_named(call.request_id))
 
 
 async def _count(call: Call) -> Reply:
     body = call.json()
     service = call.service
     service.check_model(body.get("model"))
-    generation = Generation(sampling=SamplingParams(), chat=request.chat_of(body, call))
-    prepared = await service.offload(service.prepare, service.model, generation)
-    count = len(prepared[0].requests[0].prompt_token_ids)
-    return Json({"input_tokens": count}, headers=_named(call.request_id))
+    chat, ignored = request.counted(body, call)
+    call.ignore(ignored)
+    ids = await service.offload(service.encode, service.model, chat)
+    return Json({"input_tokens": len(ids)}, headers=_named(call.request_id))
 
 
 def _named(request_id: str) -> Mapping[str, str]:

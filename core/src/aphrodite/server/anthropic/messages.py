@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aphrodite.server.errors import ApiError, invalid
-from aphrodite.server.openai.fields import shown
+from aphrodite.server.errors import ApiError, form, invalid
+from aphrodite.server.openai import fields
+from aphrodite.types.shown import shown
 
 _THOUGHTS = ("thinking", "redacted_thinking")
 
@@ -19,7 +20,7 @@ def conversation(body: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
     """
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise invalid("messages", "messages must be a list of at least one message")
+        raise invalid("messages", f"messages must be a list of at least one message, got {form(messages)}")
     if len(messages) > most:
         raise invalid("messages", f"messages must hold at most {most} messages, got {len(messages)}")
     found: list[dict[str, Any]] = []
@@ -30,7 +31,7 @@ def conversation(body: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
     for place, message in enumerate(messages):
         where = f"messages[{place}]"
         if not isinstance(message, dict):
-            raise _wrong(where, "must be an object with role and content")
+            raise _wrong(where, f"must be an object with role and content, got {form(message)}")
         role, blocks = message.get("role"), _blocks(message.get("content"), f"{where}.content")
         if role == "user":
             found += _user(blocks, f"{where}.content", calls)
@@ -79,8 +80,8 @@ def _assistant(blocks: list[Any], where: str, calls: set[str]) -> dict[str, Any]
         here = f"{where}[{at}]"
         kind = block.get("type")
         if kind in _THOUGHTS:
-            thought = block.get("thinking")
-            thoughts += [thought] if isinstance(thought, str) and thought else []
+            thought = fields.text(block, "thinking", f"{here}.")
+            thoughts += [thought] if thought else []
         elif kind == "tool_use":
             used.append(_use(block, here))
             calls.add(used[-1]["id"])
@@ -102,7 +103,7 @@ def _use(block: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _result(block: Mapping[str, Any], where: str, calls: set[str]) -> dict[str, Any]:
-    call_id = block.get("tool_use_id")
+    call_id = fields.text(block, "tool_use_id", f"{where}.")
     if call_id not in calls:
         raise _wrong(f"{where}.tool_use_id", f"is {shown(call_id)}, which no tool_use before it has")
     content = block.get("content")
@@ -116,7 +117,7 @@ def _blocks(content: Any, where: str) -> list[Any]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
-        raise _wrong(where, "must be a text or a list of blocks")
+        raise _wrong(where, f"must be a text or a list of blocks, got {form(content)}")
     return content
 
 

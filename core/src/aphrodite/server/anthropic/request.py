@@ -10,24 +10,20 @@ from aphrodite.server.anthropic.messages import conversation, ends_with_assistan
 from aphrodite.server.dialect import Call
 from aphrodite.server.errors import invalid
 from aphrodite.server.generation import Chat, Generation
+from aphrodite.server.idle import Idle, Kind, idle, others
 from aphrodite.server.openai import fields
-from aphrodite.server.openai.fields import shown
 from aphrodite.server.openai.tools import checked_tools
 from aphrodite.server.parameters import read
+from aphrodite.types.shown import shown
 
 _MAX_TOKENS = 2**31 - 1
-_OWN = (
-    "model",
-    "messages",
-    "system",
-    "stream",
-    "n",
-    "tools",
-    "tool_choice",
-    "thinking",
-    "metadata",
-    "service_tier",
-)
+_IDLE: Mapping[str, Idle] = {
+    "metadata": Idle(Kind.OBJECT, ({},)),
+    "service_tier": Idle(Kind.TEXT, ("auto", "standard_only")),
+    "mcp_servers": Idle(Kind.LIST, ([],)),
+}
+_OF_CHAT = ("messages", "system", "tools", "tool_choice", "thinking", "output_config", "output_format")
+_OWN = ("model", "stream", *_OF_CHAT, *_IDLE)
 _ALIASES: Mapping[str, str] = {"stop_sequences": "stop"}  # nothing of other servers is meant here
 _CHAT_KWARGS = ("enable_thinking", "thinking")  # how chat templates call the switch
 
@@ -50,17 +46,19 @@ def asked(body: Mapping[str, Any], call: Call) -> Asked:
     if stop is not None and not isinstance(stop, list):
         raise invalid("stop_sequences", f"stop_sequences must be a list of texts, got {shown(stop)}")
     chat, thinks, ignored = _chat(body, call)
-    found = read(body, own=_OWN, aliases=_ALIASES)
+    found = read(body, own=_OWN, aliases=_ALIASES, unplaced=("n", "logprobs"))
+    ignored = (*found.ignored, *ignored, *idle(body, _IDLE))
     return Asked(
-        Generation(sampling=found.sampling, chat=chat, ignored=(*found.ignored, *ignored)),
+        Generation(sampling=found.sampling, chat=chat, ignored=ignored),
         fields.flag(body, "stream"),
         thinks,
     )
 
 
-def chat_of(body: Mapping[str, Any], call: Call) -> Chat:
-    """The part that is written by the chat template."""
-    return _chat(body, call)[0]
+def counted(body: Mapping[str, Any], call: Call) -> tuple[Chat, tuple[str, ...]]:
+    """The part that is written by the chat template, and fields that have no effect on the count of its tokens."""
+    chat, _, ignored = _chat(body, call)
+    return chat, (*ignored, *others(body, ("model", *_OF_CHAT)))
 
 
 def _chat(body: Mapping[str, Any], call: Call) -> tuple[Chat, bool, tuple[str, ...]]:
@@ -68,22 +66,15 @@ def _chat(body: Mapping[str, Any], call: Call) -> tuple[Chat, bool, tuple[str, .
     messages = conversation(body, call.limits.num_messages)
     tools = _tools(body.get("tools"), call)
     may_call, ignored = _choice(body.get("tool_choice"), tools)
-    thinks, budget = _thinking(body.get("thinking"))
-    if body.get("n") not in (None, 1):  # there is one answer here
-        ignored.append("n")
-    if fields.mapping(body, "metadata") is not None:
-        ignored.append("metadata")
-    if body.get("service_tier") not in (None, "auto", "standard_only"):
-        ignored.append("service_tier")
-    if budget:
-        ignored.append("thinking.budget_tokens")
+    thinks, lost = _thinking(body)
+    effort, unknown = _output(body)
     chat = Chat(
         messages=messages,
         tools=tools if may_call else None,
         continue_final_message=ends_with_assistant(messages),
-        template_kwargs=dict.fromkeys(_CHAT_KWARGS, thinks),
+        template_kwargs=dict.fromkeys(_CHAT_KWARGS, thinks) | effort,
     )
-    return chat, thinks, tuple(ignored)
+    return chat, thinks, (*ignored, *lost, *unknown)
 
 
 def _tools(value: Any, call: Call) -> list[Mapping[str, Any]] | None:
@@ -92,6 +83,8 @@ def _tools(value: Any, call: Call) -> list[Mapping[str, Any]] | None:
         return None
     if not isinstance(value, list):
         raise invalid("tools", f"tools must be a list, got {shown(value)}")
+    if len(value) > call.limits.num_tools:
+        return checked_tools(value, call.limits)  # which says so
     found = []
     for place, tool in enumerate(value):
         where = f"tools[{place}]"
@@ -105,7 +98,7 @@ def _tools(value: Any, call: Call) -> list[Mapping[str, Any]] | None:
         about = {} if tool.get("description") is None else {"description": tool["description"]}
         function = {"name": tool.get("name"), **about, "parameters": tool.get("input_schema")}
         found.append({"type": "function", "function": function})
-    return checked_tools(found, call.limits)
+    return checked_tools(found, call.limits, at="", schema="input_schema")
 
 
 def _choice(value: Any, tools: list[Mapping[str, Any]] | None) -> tuple[bool, list[str]]:
@@ -123,15 +116,29 @@ def _choice(value: Any, tools: list[Mapping[str, Any]] | None) -> tuple[bool, li
         )
     if kind not in ("auto", "none"):
         raise invalid("tool_choice", f"tool_choice.type must be auto, any, tool or none, got {shown(kind)}")
-    ignored = ["tool_choice.disable_parallel_tool_use"] if value.get("disable_parallel_tool_use") else []
-    return kind == "auto", ignored
+    single = fields.flag(value, "disable_parallel_tool_use")
+    return kind == "auto", ["tool_choice.disable_parallel_tool_use"] if single else []
 
 
-def _thinking(value: Any) -> tuple[bool, bool]:
-    """Whether the model is to think, and whether a budget is set, which has no effect."""
+def _thinking(body: Mapping[str, Any]) -> tuple[bool, tuple[str, ...]]:
+    """Whether the model is to think, and what of it has no effect: a budget, for one."""
+    value = fields.mapping(body, "thinking")
     if value is None:
-        return False, False
-    kind = value.get("type") if isinstance(value, dict) else None
+        return False, ()
+    kind = value.get("type")
     if kind not in ("enabled", "disabled", "adaptive"):
         raise invalid("thinking", f"thinking.type must be enabled, disabled or adaptive, got {shown(kind)}")
-    return kind != "disabled", value.get("budget_tokens") is not None
+    fields.whole(value, "budget_tokens", 0, _MAX_TOKENS)
+    return kind != "disabled", others(value, ("type",), "thinking.")
+
+
+def _output(body: Mapping[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """How hard the model is to try, for its template, and what of it has no effect. ApiError for a form, which would
+    have to be kept to."""
+    form = body.get("output_format")
+    config = fields.mapping(body, "output_config") or {}
+    for name, value in (("output_format", form), ("output_config.format", config.get("format"))):
+        if value is not None:
+            raise invalid(name, f"{name} {shown(value)} is not supported yet: leave it out", "unsupported_parameter")
+    effort = fields.text(config, "effort")
+    return {} if effort is None else {"reasoning_effort": effort}, others(config, ("effort",), "output_config.")

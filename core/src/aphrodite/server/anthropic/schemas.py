@@ -30,6 +30,7 @@ _CONVERSATION: Mapping[str, Schema] = {
     "thinking": object_of({"type": {"enum": ["enabled", "disabled", "adaptive"]}, "budget_tokens": _WHOLE}, "type"),
 }
 _PARAMETERS = ("temperature", "top_p", "top_k")
+_REASONS = ("end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded")
 COUNT: Schema = object_of({"input_tokens": _WHOLE}, "input_tokens")
 MESSAGE: Schema = object_of(
     {
@@ -38,7 +39,7 @@ MESSAGE: Schema = object_of(
         "role": {"const": "assistant"},
         "model": _TEXT,
         "content": {"type": "array", "items": _BLOCK},
-        "stop_reason": {"enum": ["end_turn", "max_tokens", "stop_sequence", "tool_use", None]},
+        "stop_reason": {"enum": [*_REASONS, None]},
         "stop_sequence": {"type": ["string", "null"]},
         "usage": object_of({"input_tokens": _WHOLE, "output_tokens": _WHOLE}, "input_tokens", "output_tokens"),
     },

@@ -9,6 +9,7 @@ from typing import Any
 from aphrodite.engine.host import Model
 from aphrodite.server.dialect import Call, Json, Reply, Route, event
 from aphrodite.server.errors import ApiError, invalid
+from aphrodite.server.idle import others
 from aphrodite.server.kobold import schemas
 from aphrodite.server.kobold.generate import Generations
 from aphrodite.server.openai import fields
@@ -160,6 +161,7 @@ async def _longest(call: Call) -> Reply:
 
 async def _tokens(call: Call) -> Reply:
     body = call.json()
+    call.ignore(others(body, ("prompt", "special")))
     prompt = fields.text(body, "prompt")
     if prompt is None:
         raise invalid("prompt", "prompt must be there: a text")
@@ -171,11 +173,9 @@ async def _tokens(call: Call) -> Reply:
 
 
 async def _text(call: Call) -> Reply:
-    model = call.service.model
-    ids = call.json().get("ids")
-    size = model.frontend.card.vocab_size
-    if not isinstance(ids, list) or not all(type(one) is int and 0 <= one < size for one in ids):
-        raise invalid("ids", f"ids must be a list of token ids in 0..{size - 1}")
+    model, body = call.service.model, call.json()
+    call.ignore(others(body, ("ids",)))
+    ids = fields.token_ids(body, "ids", model.frontend.card.vocab_size)
     return Json({"result": await call.service.offload(_tokenizer(model).decode, ids), "success": True})
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from aphrodite.server.dialect import Call, Json, Reply, Stream, event
 from aphrodite.server.errors import ApiError
 from aphrodite.server.generation import Piece
+from aphrodite.server.idle import others
 from aphrodite.server.kobold import request
 from aphrodite.server.run import Run
 from aphrodite.text.formats.events import Content
@@ -96,7 +97,9 @@ class Generations:
 
     def _named(self, call: Call) -> list[_Open]:
         """What a caller may mean. A key that is not its own is as one that nobody has: 404."""
-        key = request.genkey(_body(call))
+        body = _body(call)
+        key = request.genkey(body)
+        call.ignore(others(body, ("genkey",)))
         found = self._open.get((call.tenant, key), [])
         if key and not found:
             raise ApiError(404, "not_found", "there is no generation with this genkey on its way", "genkey")

@@ -11,8 +11,8 @@ from aphrodite.server.dialect import Call
 from aphrodite.server.errors import invalid
 from aphrodite.server.generation import Generation
 from aphrodite.server.openai import fields
-from aphrodite.server.openai.fields import shown
 from aphrodite.server.parameters import read
+from aphrodite.types.shown import shown
 
 _DEFAULT_LENGTH = 80
 _MAX_INT = 2**31 - 1
@@ -26,13 +26,12 @@ _OWN = (
     "singleline",
     "trim_stop",
     "render_special",
-    "model",
     "images",
     "audio",
-    "n",
     "logprobs",
     "replace_instruct_placeholders",
 )
+_OPPOSITES: Mapping[str, str] = {"trim_stop": "include_stop_str_in_output", "render_special": "skip_special_tokens"}
 _PLACEHOLDER = "{{["  # KoboldCpp puts the model's own turns in their place
 
 
@@ -50,19 +49,14 @@ async def asked(body: Mapping[str, Any], call: Call) -> Asked:
     if prompt is None:
         raise invalid("prompt", "prompt must be there: a text")
     for media in ("images", "audio"):
-        if body.get(media):
+        if fields.array(body, media):
             raise invalid(media, f"{media} cannot be read here: leave {media} out", "unsupported_parameter")
-    fixed: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "include_stop_str_in_output": not fields.flag(body, "trim_stop", True),
         "skip_special_tokens": not fields.flag(body, "render_special"),
-        "n": fields.whole(body, "n", 1, 64) or 1,
+        "max_tokens": _DEFAULT_LENGTH,
     }
-    found = read(
-        {**body, "stop_sequence": _stop(body)},
-        own=_OWN,
-        defaults={"max_tokens": _DEFAULT_LENGTH},
-        fixed=fixed,
-    )
+    found = read({**body, "stop_sequence": _stop(body)}, own=_OWN, defaults=defaults)
     context = fields.whole(body, "max_context_length", 1, _MAX_INT)
     memory = fields.text(body, "memory") or ""
     whole: str | Sequence[int] = memory + prompt
@@ -74,7 +68,10 @@ async def asked(body: Mapping[str, Any], call: Call) -> Asked:
         ignored.append("logprobs")
     if fields.flag(body, "replace_instruct_placeholders") and _PLACEHOLDER in prompt:
         ignored.append("replace_instruct_placeholders")
-    generation = Generation(sampling=found.sampling, prompts=(whole,), ignored=tuple(ignored))
+    ignored += [
+        name for name, ours in _OPPOSITES.items() if body.get(name) in (True, False) and body[name] is body.get(ours)
+    ]
+    generation = Generation(sampling=found.sampling, prompts=(whole,), source="prompt", ignored=tuple(ignored))
     return Asked(generation, genkey(body))
 
 
@@ -103,7 +100,8 @@ def _fitted(model: Model, memory: str, prompt: str, context: int, length: int) -
     room = context - length
     if room < 1:
         raise invalid(
-            "max_length", f"max_length must be less than the context, which is {context} tokens here, got {length}"
+            "max_length",
+            f"max_length must be less than max_context_length and the model's own, {context} tokens, got {length}",
         )
     whole = memory + prompt
     if tokenizer is None or len(whole) <= room:  # a token has a character at least

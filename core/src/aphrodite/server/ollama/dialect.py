@@ -47,6 +47,7 @@ class Ollama:
                 body=schemas.generate_request(),
                 frames=_LINES,
                 generates=True,
+                loads=True,
                 statuses=_BUSY,
                 lenient=True,
             ),
@@ -59,6 +60,7 @@ class Ollama:
                 body=schemas.chat_request(),
                 frames=_LINES,
                 generates=True,
+                loads=True,
                 statuses=_BUSY,
                 lenient=True,
             ),
@@ -98,6 +100,8 @@ async def _answered(call: Call, read: Callable[[Mapping[str, Any], Call], Asked]
     name = models.served(call, body.get("model"))
     asked = read(body, call)
     if asked.generation is None:
+        call.ignore(asked.ignored)
+        call.service.check_answers()
         return Json(answer.loaded(name, shape))
     run = await call.start(asked.generation)
     if asked.streams:

@@ -12,11 +12,14 @@ from aphrodite.engine.host import Model
 from aphrodite.errors import ModelError
 from aphrodite.models.config import read_json
 from aphrodite.server.dialect import Call, Json, Reply
-from aphrodite.server.errors import ApiError
+from aphrodite.server.errors import invalid
+from aphrodite.server.idle import Idle, Kind, idle, others
 from aphrodite.server.ollama.answer import shown_time
+from aphrodite.server.openai import fields
 
 _LATEST = ":latest"
 _FOREVER = "9999-12-31T23:59:59Z"  # it is unloaded with the server
+_IDLE: Mapping[str, Idle] = {"verbose": Idle(Kind.SWITCH, (False,))}
 _DTYPES: Mapping[str, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -56,10 +59,11 @@ async def running(call: Call) -> Reply:
 async def show(call: Call) -> Reply:
     """One model in detail."""
     body = call.json()
-    name = body.get("model") or body.get("name")
+    name = fields.text(body, "model") or fields.text(body, "name")
     if not name:
-        raise ApiError(400, "invalid_value", "model must be there: the model's name", "model")
+        raise invalid("model", "model must be there: the model's name")
     served(call, name)
+    call.ignore((*others(body, ("model", "name", "verbose")), *idle(body, _IDLE)))
     model = call.service.model
     about = await _about(call)
     family, length = about["details"]["family"], model.frontend.card.max_model_len

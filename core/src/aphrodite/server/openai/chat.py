@@ -8,31 +8,25 @@ from typing import Any
 import msgspec
 
 from aphrodite.server.dialect import Call, Json, Reply, Stream, event
-from aphrodite.server.errors import ApiError, invalid
+from aphrodite.server.errors import ApiError, form, invalid
 from aphrodite.server.generation import Chat, Choice, Generation, Piece
 from aphrodite.server.openai import fields
-from aphrodite.server.openai.fields import Streaming, shown
+from aphrodite.server.openai.fields import Streaming
 from aphrodite.server.openai.tools import check_choice, checked_tools
 from aphrodite.server.parameters import read
 from aphrodite.server.run import Run
 from aphrodite.text.formats.events import CallArguments, CallStart, Content, Event, Reasoning
 from aphrodite.types.outputs import Logprob
 from aphrodite.types.sampling_params import MAX_LOGPROBS
+from aphrodite.types.shown import shown
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-_OWN = (
-    "model",
+CONVERSATION = (  # fields of which the prompt is made
     "messages",
-    "stream",
-    "stream_options",
-    "logprobs",
-    "top_logprobs",
     "tools",
     "tool_choice",
-    "parallel_tool_calls",
     "functions",
     "function_call",
-    "response_format",
     "reasoning_effort",
     "chat_template",
     "chat_template_kwargs",
@@ -40,6 +34,16 @@ _OWN = (
     "continue_final_message",
     "documents",
     "separate_reasoning",
+)
+_OWN = (
+    *CONVERSATION,
+    "model",
+    "stream",
+    "stream_options",
+    "logprobs",
+    "top_logprobs",
+    "parallel_tool_calls",
+    "response_format",
     "user",
     "metadata",
     "store",
@@ -105,8 +109,9 @@ def conversation(body: Mapping[str, Any], call: Call) -> Chat:
     effort = fields.text(body, "reasoning_effort")
     if effort is not None:
         kwargs.setdefault("reasoning_effort", effort)
-    if body.get("documents") is not None:
-        kwargs.setdefault("documents", body["documents"])
+    documents = fields.array(body, "documents")
+    if documents is not None:
+        kwargs.setdefault("documents", documents)
     add = body.get("add_generation_prompt")
     return Chat(
         messages=checked_chat(body.get("messages"), call.limits.num_messages),
@@ -121,7 +126,7 @@ def conversation(body: Mapping[str, Any], call: Call) -> Chat:
 def checked_chat(messages: Any, most: int) -> list[dict[str, Any]]:
     """Messages as templates read them. ApiError names the first that is wrong as messages[i]."""
     if not isinstance(messages, list) or not messages:
-        raise invalid("messages", "messages must be a list of at least one message")
+        raise invalid("messages", f"messages must be a list of at least one message, got {form(messages)}")
     if len(messages) > most:
         raise invalid("messages", f"messages must hold at most {most} messages, got {len(messages)}")
     found = []
@@ -148,6 +153,7 @@ def _message(message: Any, where: str) -> dict[str, Any]:
     role = message.get("role")
     if role not in ROLES:
         raise _wrong(f"{where}.role", f"must be one of {', '.join(ROLES)}, got {shown(role)}")
+    fields.text(message, "tool_call_id", f"{where}.")
     one = {**message, "role": "system" if role == "developer" else role}
     calls = one.get("tool_calls")
     if calls is not None:
@@ -168,13 +174,19 @@ def _called(call: Any, where: str) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise _wrong(where, 'must be {"id": ..., "type": "function", "function": {"name": ..., "arguments": ...}}')
+    fields.text(call, "id", f"{where}.")
     arguments = function.get("arguments")
     if isinstance(arguments, str):
-        try:
-            arguments = msgspec.json.decode(arguments.encode()) if arguments.strip() else {}
-        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
-            raise _wrong(f"{where}.function.arguments", "must be JSON as a text") from None
+        arguments = arguments_of(arguments, f"{where}.function.arguments")
     return {**call, "function": {**function, "arguments": {} if arguments is None else arguments}}
+
+
+def arguments_of(text: str, where: str) -> Any:
+    """A call's arguments as data."""
+    try:
+        return msgspec.json.decode(text.encode()) if text.strip() else {}
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        raise _wrong(where, f"must be JSON as a text, got {shown(text)}") from None
 
 
 def _wrong(where: str, what: str) -> ApiError:

@@ -26,7 +26,6 @@ _OWN = (
     "stream_options",
     "echo",
     "suffix",
-    "best_of",
     "response_format",
     "user",
     "priority",
@@ -79,11 +78,6 @@ def _read(body: Mapping[str, Any], call: Call) -> _Asked:
     prompts = prompts_of(body.get("prompt"), call.limits.num_prompts)
     found = read(body, own=_OWN)
     sampling, ignored = found.sampling, found.ignored + fields.ignored_of(body, _WITHOUT_EFFECT)
-    best_of = fields.whole(body, "best_of", 1, 2**31)
-    if best_of is not None and best_of < sampling.n:
-        raise invalid("best_of", f"best_of must be at least n, which is {sampling.n}, got {best_of}")
-    if best_of is not None and best_of > sampling.n:
-        ignored += ("best_of",)
     if echo and sampling.logprobs is not None:
         sampling = sampling.replace(prompt_logprobs=sampling.logprobs)
     return _Asked(

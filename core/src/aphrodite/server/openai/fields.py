@@ -10,15 +10,21 @@ from typing import Any
 
 from aphrodite.server.errors import invalid
 from aphrodite.server.generation import Usage
+from aphrodite.server.idle import Idle, Kind, idle
 from aphrodite.types.outputs import Logprob
+from aphrodite.types.shown import shown
 
-# Labels that OpenAI keeps beside a request, and values of switches that change nothing.
-HARMLESS: Mapping[str, tuple[Any, ...]] = {
-    "store": (False,),
-    "service_tier": ("auto", "default"),
-    "parallel_tool_calls": (True,),
-    "modalities": (["text"],),
-    "suffix": ("",),
+# Labels that OpenAI keeps beside a request, and switches.
+_LABELS: Mapping[str, Idle] = {
+    "user": Idle(Kind.TEXT),
+    "metadata": Idle(Kind.OBJECT),
+    "store": Idle(Kind.SWITCH, (False,)),
+    "service_tier": Idle(Kind.TEXT, ("auto", "default")),
+    "parallel_tool_calls": Idle(Kind.SWITCH, (True,)),
+    "modalities": Idle(Kind.LIST, (["text"],)),
+    "include": Idle(Kind.LIST, ([],)),
+    "prompt_cache_key": Idle(Kind.TEXT),
+    "safety_identifier": Idle(Kind.TEXT),
 }
 
 
@@ -44,11 +50,11 @@ def whole(body: Mapping[str, Any], name: str, low: int, high: int) -> int | None
     return value
 
 
-def text(body: Mapping[str, Any], name: str) -> str | None:
-    """A text."""
+def text(body: Mapping[str, Any], name: str, within: str = "") -> str | None:
+    """A text. within: what a refusal calls the object that holds it, with a dot."""
     value = body.get(name)
     if value is not None and not isinstance(value, str):
-        raise invalid(name, f"{name} must be a text, got {shown(value)}")
+        raise invalid(within + name, f"{within}{name} must be a text, got {shown(value)}")
     return value
 
 
@@ -101,14 +107,28 @@ def refuse_structure(body: Mapping[str, Any]) -> None:
 
 
 def ignored_of(body: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
-    """Of these fields, which are there with a value that should change something."""
-    return tuple(name for name in names if body.get(name) is not None and body[name] not in HARMLESS.get(name, ()))
+    """Of these labels, which are there with a value that should change something. ApiError for one of another kind."""
+    return idle(body, {name: _LABELS[name] for name in names})
 
 
-def shown(value: Any) -> str:
-    """A value in a message."""
-    found = repr(value)
-    return found if len(found) <= 60 else found[:57] + "..."
+def array(body: Mapping[str, Any], name: str) -> list[Any] | None:
+    """A list."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, list):
+        raise invalid(name, f"{name} must be a list, got {shown(value)}")
+    return value
+
+
+def token_ids(body: Mapping[str, Any], name: str, size: int) -> list[int]:
+    """Ids of a vocabulary of that size."""
+    value = array(body, name)
+    if value is None:
+        raise invalid(name, f"{name} must be there: a list of token ids in 0..{size - 1}")
+    if value and not (set(map(type, value)) == {int} and min(value) >= 0 and max(value) < size):
+        place = next(at for at, one in enumerate(value) if type(one) is not int or not 0 <= one < size)
+        where = f"{name}[{place}]"
+        raise invalid(where, f"{where} must be a token id in 0..{size - 1}, got {shown(value[place])}")
+    return value
 
 
 def head(kind: str, name: str, model: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aphrodite.types.sampling_params import Items, Rule, parameters
+from aphrodite.types.sampling_params import MAX_N, Items, Rule, parameters
 
 Schema = Mapping[str, Any]
 
@@ -57,7 +57,7 @@ def completion_request() -> Schema:
                 ]
             },
             "echo": _SWITCH,
-            "best_of": {"type": ["integer", "null"]},
+            "best_of": {"type": ["integer", "null"], "minimum": 0, "maximum": MAX_N},
             **_COMMON,
         },
         "prompt",

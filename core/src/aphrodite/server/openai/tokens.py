@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 from aphrodite.engine.host import Model
 from aphrodite.server.dialect import Call, Json, Reply
 from aphrodite.server.errors import invalid
-from aphrodite.server.generation import Generation
+from aphrodite.server.idle import Idle, Kind, idle, others
 from aphrodite.server.openai import chat, fields
 from aphrodite.text.tokenizer import Tokenizer
-from aphrodite.types.sampling_params import SamplingParams
+
+_COMMON = ("model", "return_token_strs")
+_IDLE_IN_CHAT: Mapping[str, Idle] = {"add_special_tokens": Idle(Kind.SWITCH, (False,))}  # templates write their own
 
 
 async def tokenize(call: Call) -> Reply:
@@ -19,17 +21,18 @@ async def tokenize(call: Call) -> Reply:
     call.service.check_model(body.get("model"))
     model = call.service.model
     tokenizer = _tokenizer(model)
-    if "messages" in body:
-        generation = Generation(sampling=SamplingParams(), chat=chat.conversation(body, call))
-        prepared = await call.service.offload(call.service.prepare, model, generation)
-        ids = list(prepared[0].requests[0].prompt_token_ids)
+    spelled = fields.flag(body, "return_token_strs")
+    if body.get("messages") is not None:
+        call.ignore(others(body, (*_COMMON, *chat.CONVERSATION, *_IDLE_IN_CHAT)) + idle(body, _IDLE_IN_CHAT))
+        ids = await call.service.offload(call.service.encode, model, chat.conversation(body, call))
     else:
+        call.ignore(others(body, (*_COMMON, "prompt", "add_special_tokens")))
         text = fields.text(body, "prompt")
         if text is None:
             raise invalid("prompt", "prompt must be there: a text; or messages")
         encode = tokenizer.encode if fields.flag(body, "add_special_tokens", True) else tokenizer.encode_bare
         ids = await call.service.offload(encode, text)
-    strings = [tokenizer.token(one) for one in ids] if fields.flag(body, "return_token_strs") else None
+    strings = [tokenizer.token(one) for one in ids] if spelled else None
     return Json(
         {
             "count": len(ids),
@@ -46,10 +49,8 @@ async def detokenize(call: Call) -> Reply:
     call.service.check_model(body.get("model"))
     model = call.service.model
     tokenizer = _tokenizer(model)
-    ids: Any = body.get("tokens")
-    size = model.frontend.card.vocab_size
-    if not isinstance(ids, list) or not all(type(one) is int and 0 <= one < size for one in ids):
-        raise invalid("tokens", f"tokens must be a list of token ids in 0..{size - 1}")
+    call.ignore(others(body, ("model", "tokens")))
+    ids = fields.token_ids(body, "tokens", model.frontend.card.vocab_size)
     return Json({"prompt": await call.service.offload(lambda: tokenizer.decode(ids, skip_special_tokens=False))})
 
 

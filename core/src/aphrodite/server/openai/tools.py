@@ -8,15 +8,21 @@ from typing import Any
 
 from aphrodite.server.body import Limits
 from aphrodite.server.errors import ApiError, invalid
-from aphrodite.server.openai.fields import shown
+from aphrodite.types.shown import shown
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 _TYPES = ("string", "number", "integer", "boolean", "object", "array", "null")
 _MAX_PATTERN = 1000
 
 
-def checked_tools(value: Any, limits: Limits) -> list[Mapping[str, Any]] | None:
-    """Tools, or None for none. ApiError names the first that is wrong as tools[i]."""
+def checked_tools(
+    value: Any, limits: Limits, *, at: str = ".function", schema: str = "parameters"
+) -> list[Mapping[str, Any]] | None:
+    """Tools, or None for none. ApiError names the first that is wrong as tools[i].
+
+    at      where in a tool the caller writes what it says of its function
+    schema  what it calls the function's parameters
+    """
     if value is None or value == []:
         return None
     if not isinstance(value, list):
@@ -27,9 +33,9 @@ def checked_tools(value: Any, limits: Limits) -> list[Mapping[str, Any]] | None:
     names: set[str] = set()
     for place, tool in enumerate(value):
         where = f"tools[{place}]"
-        name = _checked(tool, where, limits)
+        name = _checked(tool, where, limits, at, schema)
         if name in names:
-            raise _wrong(f"{where}.function.name", f"is {shown(name)}, which another tool has already")
+            raise _wrong(f"{where}{at}.name", f"is {shown(name)}, which another tool has already")
         names.add(name)
     return value
 
@@ -64,23 +70,24 @@ def check_choice(value: Any, tools: list[Mapping[str, Any]] | None) -> bool:
     raise invalid("tool_choice", f"tool_choice must be auto, none, required or a tool, got {shown(value)}")
 
 
-def _checked(tool: Any, where: str, limits: Limits) -> str:
+def _checked(tool: Any, where: str, limits: Limits, at: str, schema: str) -> str:
     if not isinstance(tool, dict) or tool.get("type", "function") != "function":
-        raise _wrong(where, 'must be {"type": "function", "function": ...}')
+        form = '"function": ...' if at else '"name": ..., "parameters": ...'
+        raise _wrong(where, f'must be {{"type": "function", {form}}}, got {shown(tool)}')
     function = tool.get("function")
     if not isinstance(function, dict):
-        raise _wrong(f"{where}.function", "must be an object")
+        raise _wrong(f"{where}.function", f"must be an object, got {shown(function)}")
     name = function.get("name")
     if not isinstance(name, str) or len(name) > limits.name_chars or not _NAME.fullmatch(name):
         raise _wrong(
-            f"{where}.function.name", f"must be 1 to {limits.name_chars} letters, digits and _.:-, got {shown(name)}"
+            f"{where}{at}.name", f"must be 1 to {limits.name_chars} letters, digits and _.:-, got {shown(name)}"
         )
     description = function.get("description")
     if description is not None and not isinstance(description, str):
-        raise _wrong(f"{where}.function.description", "must be a text")
+        raise _wrong(f"{where}{at}.description", f"must be a text, got {shown(description)}")
     parameters = function.get("parameters")
     if parameters is not None:
-        _check_schema(parameters, f"{where}.function.parameters")
+        _check_schema(parameters, f"{where}{at}.{schema}")
     return name
 
 

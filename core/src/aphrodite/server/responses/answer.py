@@ -30,6 +30,7 @@ class Response:
     error: Mapping[str, Any] | None = None
     incomplete: str | None = None
     usage: Usage | None = None
+    num_reasoning: int = 0  # tokens of the output's reasoning
     _open: str | None = None  # the type of the last item of the output, while it is not done
     _number: int = 0
 
@@ -45,7 +46,7 @@ class Response:
             "incomplete_details": None if self.incomplete is None else {"reason": self.incomplete},
             "instructions": body.get("instructions"),
             "max_output_tokens": sampling.max_tokens,
-            "metadata": body.get("metadata") or {},
+            "metadata": self.asked.metadata,
             "model": self.model,
             "output": self.output,
             "parallel_tool_calls": True,
@@ -58,7 +59,7 @@ class Response:
             "tools": body.get("tools") or [],
             "top_p": sampling.top_p,
             "truncation": "disabled",
-            "usage": None if self.usage is None else _usage(self.usage),
+            "usage": None if self.usage is None else _usage(self.usage, self.num_reasoning),
             "user": body.get("user"),
         }
         if self.asked.generation.ignored:
@@ -109,16 +110,22 @@ class Response:
             case CallEnd():
                 return self._close()
 
-    def finish(self, reason: str, usage: Usage) -> list[bytes]:
+    @property
+    def reasoning(self) -> str:
+        """What the model has thought."""
+        thoughts = [item for item in self.output if item["type"] == "reasoning"]
+        return "".join(part["text"] for item in thoughts for part in item["content"])
+
+    def finish(self, reason: str, usage: Usage, num_reasoning: int) -> list[bytes]:
         """The end."""
         frames = self._close("incomplete" if reason in ("length", "abort") else "completed")
-        self.usage = usage
+        self.usage, self.num_reasoning = usage, num_reasoning
         self.status = "completed"
         if reason == "length":
             self.status, self.incomplete = "incomplete", "max_output_tokens"
         elif reason == "abort":
             self.status = "cancelled"
-        name = "response.incomplete" if self.status == "incomplete" else "response.completed"
+        name = "response.completed" if self.status == "completed" else "response.incomplete"
         return [*frames, self._frame(name, response=self.body())]
 
     def fail(self, error: ApiError) -> list[bytes]:
@@ -196,11 +203,11 @@ class Response:
         return event({"type": kind, "sequence_number": number, **data}, kind)
 
 
-def _usage(found: Usage) -> dict[str, Any]:
+def _usage(found: Usage, num_reasoning: int) -> dict[str, Any]:
     return {
         "input_tokens": found.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": found.cached_tokens},
+        "input_tokens_details": {"cached_tokens": found.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": found.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": num_reasoning},
         "total_tokens": found.prompt_tokens + found.completion_tokens,
     }

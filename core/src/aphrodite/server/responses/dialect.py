@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from aphrodite.engine.host import Model
 from aphrodite.server.dialect import Call, Dialect, Json, Reply, Route, Stream, event
 from aphrodite.server.errors import ApiError, invalid
+from aphrodite.server.generation import Piece
+from aphrodite.server.idle import others
 from aphrodite.server.openai import fields
 from aphrodite.server.openai.schemas import MESSAGE, object_of, parameter_schemas
 from aphrodite.server.responses.answer import CANCELLED, Response
+from aphrodite.server.responses.pages import page
 from aphrodite.server.responses.request import Asked, read_request
 from aphrodite.server.responses.store import Kept, Store
 from aphrodite.server.run import Run
+from aphrodite.types.shown import shown
 
 _BUSY = (404, 408, 413, 415, 429, 500, 503, 504)
 _TEXT: Mapping[str, Any] = {"type": "string"}
@@ -32,6 +38,18 @@ _RESPONSE = object_of(
     "status",
     "model",
     "output",
+)
+_ITEMS = object_of(
+    {
+        "object": {"const": "list"},
+        "data": {"type": "array", "items": object_of({"id": _TEXT, "type": _TEXT}, "id", "type")},
+        "first_id": {"type": ["string", "null"]},
+        "last_id": {"type": ["string", "null"]},
+        "has_more": {"type": "boolean"},
+    },
+    "object",
+    "data",
+    "has_more",
 )
 _DELETED = object_of({"id": _TEXT, "object": _TEXT, "deleted": {"type": "boolean"}}, "id", "object", "deleted")
 
@@ -75,6 +93,7 @@ class Responses:
                 statuses=_BUSY,
             ),
             Route("GET", one, self._get, "A response that was kept", _RESPONSE, statuses=(404,)),
+            Route("GET", f"{one}/input_items", self._items, "What it was asked", _ITEMS, statuses=(404,)),
             Route("DELETE", one, self._delete, "Forget a response", _DELETED, statuses=(404,)),
             Route("POST", f"{one}/cancel", self._cancel, "End a response", _RESPONSE, statuses=(404,)),
         )
@@ -91,66 +110,74 @@ class Responses:
     async def _create(self, call: Call) -> Reply:
         body = call.json()
         call.service.check_model(body.get("model"))
-        asked = read_request(body, call, self._before(body, call))
+        before = self._before(body, call)
+        asked = read_request(body, call, before.messages if before is not None else ())
+        model = call.service.model
         run = await call.start(asked.generation)
         response = Response(asked, call.service.settings.model_names[0])
-        self._keep(response, asked, call, run)
+        made = _Made(call, model, asked, run, response, [*_all_items(before), *asked.items])
+        self._keep(made, run)
         if asked.stream:
-            return Stream(self._frames(run, response, asked, call))
+            return Stream(self._frames(made))
         try:
             async for pieces in run:
                 for piece in pieces:
-                    _take(response, piece, run)
+                    await made.take(piece)
         except ApiError as error:
             response.fail(error)
             raise
         finally:
             run.close()
-            self._keep(response, asked, call, None)
+            self._keep(made, None)
         return Json(response.body())
 
-    async def _frames(self, run: Run, response: Response, asked: Asked, call: Call) -> AsyncIterator[bytes]:
+    async def _frames(self, made: _Made) -> AsyncIterator[bytes]:
         is_first = True
         try:
-            async for pieces in run:
-                parts = response.begin() if is_first else []
+            async for pieces in made.run:
+                parts = made.response.begin() if is_first else []
                 is_first = False
                 for piece in pieces:
-                    parts += _take(response, piece, run)
+                    parts += await made.take(piece)
                 yield b"".join(parts)
         except ApiError as error:
-            frames = response.fail(error)
+            frames = made.response.fail(error)
             if is_first:
                 raise
             yield b"".join(frames)
         finally:
-            run.close()
-            self._keep(response, asked, call, None)
+            made.run.close()
+            self._keep(made, None)
 
-    def _before(self, body: Mapping[str, Any], call: Call) -> Sequence[Mapping[str, Any]]:
-        """The conversation that a request goes on with."""
+    def _before(self, body: Mapping[str, Any], call: Call) -> Kept | None:
+        """The response that a request goes on with."""
         name = fields.text(body, "previous_response_id")
         if name is None:
-            return ()
+            return None
         found = self._store.get(name, call.tenant)
         if found is None:
-            raise invalid("previous_response_id", f"there is no response {fields.shown(name)}", "not_found")
+            raise invalid("previous_response_id", f"previous_response_id: no response is {shown(name)}", "not_found")
         if found.run is not None:
-            raise invalid("previous_response_id", f"the response {fields.shown(name)} is not done yet")
-        return found.messages
+            raise invalid("previous_response_id", f"previous_response_id: {shown(name)} is not done yet")
+        return found
 
-    def _keep(self, response: Response, asked: Asked, call: Call, run: Run | None) -> None:
+    def _keep(self, made: _Made, run: Run | None) -> None:
+        response, asked = made.response, made.asked
         if run is None and response.status == "in_progress":  # the client has left
             response.cut_off(CANCELLED)
         if asked.store:
             messages = asked.messages if run is not None else response.messages()
-            self._store.put(response.name, Kept(response.body(), messages, call.tenant, run))
+            self._store.put(response.name, Kept(response.body(), messages, made.items, made.call.tenant, run))
 
     async def _get(self, call: Call) -> Reply:
         found = self._found(call)
-        if call.query.get("stream") == "true":
+        if call.query.get("stream", "false") != "false":
             raise invalid("stream", "stream is not supported here: a response is told as it comes, and kept as a whole")
+        call.ignore(others(call.query, ("stream",)))
         return Json(found.body)
+
+    async def _items(self, call: Call) -> Reply:
+        return Json(page(self._found(call).items, call))
 
     async def _delete(self, call: Call) -> Reply:
         found = self._found(call)
@@ -171,7 +198,7 @@ class Responses:
         name = call.path_params["id"]
         found = self._store.get(name, call.tenant)
         if found is None:
-            raise ApiError(404, "not_found", f"there is no response {fields.shown(name)}")
+            raise ApiError(404, "not_found", f"there is no response {shown(name)}")
         return found
 
 
@@ -179,8 +206,34 @@ def _cancelled() -> ApiError:
     return ApiError(400, CANCELLED, "the response was cancelled")
 
 
-def _take(response: Response, piece: Any, run: Run) -> list[bytes]:
-    frames = [frame for found in piece.events for frame in response.take(found)]
-    if piece.finish_reason is not None:
-        frames += response.finish(piece.finish_reason, run.usage)
-    return frames
+@dataclass(frozen=True)
+class _Made:
+    """A response that is being made. items: all that it was asked."""
+
+    call: Call
+    model: Model
+    asked: Asked
+    run: Run
+    response: Response
+    items: Sequence[Mapping[str, Any]]
+
+    async def take(self, piece: Piece) -> list[bytes]:
+        """What comes next, as frames."""
+        response, run = self.response, self.run
+        frames = [frame for found in piece.events for frame in response.take(found)]
+        if piece.finish_reason is not None:
+            frames += response.finish(piece.finish_reason, run.usage, await self._num_reasoning())
+        return frames
+
+    async def _num_reasoning(self) -> int:
+        """Tokens of what the model has thought; those that mark its ends are none."""
+        text, tokenizer = self.response.reasoning, self.model.frontend.tokenizer
+        if not text or tokenizer is None:
+            return 0
+        count = len(await self.call.service.offload(tokenizer.encode_bare, text))
+        return min(count, self.run.usage.completion_tokens)
+
+
+def _all_items(found: Kept | None) -> list[Mapping[str, Any]]:
+    """What was asked and answered up to the end of a response."""
+    return [] if found is None else [*found.items, *found.body["output"]]

@@ -21,12 +21,14 @@ class Kept:
 
     body      as a client reads it
     messages  the conversation that it ends, for the next to go on from
+    items     what it was asked, that of the responses before it and these first
     tenant    who may read it
     run       while it is being made
     """
 
     body: Mapping[str, Any]
     messages: Sequence[Mapping[str, Any]]
+    items: Sequence[Mapping[str, Any]]
     tenant: str | None
     run: Run | None = field(default=None, repr=False)
     num_bytes: int = 0
@@ -44,7 +46,7 @@ class Store:
     def put(self, name: str, found: Kept) -> None:
         """Keep a response, in place of one of that name. The longest unused go; one that is too large is not kept."""
         self.drop(name)
-        found.num_bytes = len(msgspec.json.encode([found.body, found.messages]))
+        found.num_bytes = len(msgspec.json.encode([found.body, found.messages, found.items]))
         if found.num_bytes > self._max_bytes:
             return
         self._kept[name] = found
