@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import sys
 import time
@@ -17,16 +18,21 @@ from aphrodite import LLM, SamplingParams
 from aphrodite.cli.chat import Conversation
 from tests.support.checkpoints import Checkpoints, write_json
 from tests.support.cli import aphrodite, refused
+from tests.support.waiting import until
 
 TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
 GREEDY = ("--temperature", 0, "--max-tokens", 6)
 
 
+def made(folder: Path, max_model_len: int) -> Path:
+    found = Checkpoints(folder).llama(max_position_embeddings=max_model_len)
+    write_json(found / "tokenizer_config.json", {"chat_template": TEMPLATE})
+    return found
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = Checkpoints(tmp_path_factory.mktemp("chat")).llama(max_position_embeddings=4096)
-    write_json(folder / "tokenizer_config.json", {"chat_template": TEMPLATE})
-    return folder
+    return made(tmp_path_factory.mktemp("chat"), 4096)
 
 
 @pytest.fixture(scope="module")
@@ -142,10 +148,23 @@ class Terminal:
             self._seen += os.read(self._master, 1 << 16).decode(errors="replace")
 
     def prompt(self) -> str:
-        """Wait for the prompt. Only a moment later does the line editor listen for Ctrl-C."""
+        """Wait for the prompt, and until somebody listens for Ctrl-C."""
         before = self.expect("> ")
-        time.sleep(0.2)
+        self.rest()
         return before
+
+    def rest(self) -> None:
+        """Wait until its main thread has slept for a while: it waits for a key then, and nothing else. A signal that
+        came before would wait for the key, too."""
+        slept: list[str] = []
+
+        def has_slept() -> bool:
+            status = Path(f"/proc/{self.pid}/task/{self.pid}/status").read_text()
+            state = re.findall(r"State:\t(\w)|voluntary_ctxt_switches:\t(\d+)", status)
+            slept.append(str(state) if state[0][0] == "S" else f"awake {len(slept)}")
+            return len(slept) > 5 and len(set(slept[-5:])) == 1
+
+        until(has_slept, 60)
 
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
@@ -161,12 +180,13 @@ class Terminal:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_program(model: Path) -> None:
-    terminal = Terminal("chat", model, "--ignore-eos", "--seed", 3, "--temperature", 0)
+def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path) -> None:
+    long = made(tmp_path, 32768)
+    terminal = Terminal("chat", long, "--ignore-eos", "--seed", 3, "--temperature", 0)
     assert "/help" in terminal.prompt()
     terminal.type("Hello\n")
     terminal.expect("Hello\r\n")
-    terminal.some()  # of 4,000 tokens
+    terminal.some()  # of 30,000 tokens: the program waits for who reads them
     terminal.type("\x03")
     assert "tokens/s" in terminal.expect(", stopped]")
     terminal.prompt()
@@ -181,8 +201,8 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(model: Path) -> None:
     terminal.type('"""two\n')
     terminal.expect("... ")
     terminal.type("x")
-    terminal.expect("x")  # the line is being read: a signal that came before would wait for the next key
-    time.sleep(0.1)
+    terminal.expect("x")
+    terminal.rest()
     terminal.type("\x03")  # leaves the block
     terminal.prompt()
     terminal.type("\x04")

@@ -17,6 +17,7 @@ from aphrodite.engine.engine import Engine
 from aphrodite.errors import UsageError
 from tests.support.checkpoints import Checkpoints, edit_json
 from tests.support.engines import check_idle
+from tests.support.waiting import until
 
 DEVICES = ["cpu", "toy"]
 LONG = SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)
@@ -145,8 +146,7 @@ def test_a_stream_that_is_not_read_waits_for_its_reader_and_holds_up_nobody(llm:
     (expected,) = llm.generate(PROMPTS[0], params)
     idle = llm.stream(PROMPTS[0], params)
     next(idle)
-    while not llm._local.loop.call(Engine.stats).num_held:
-        time.sleep(0.01)
+    until(lambda: llm._local.loop.call(Engine.stats).num_held)
     (other,) = llm.generate(PROMPTS[1], LONG)
     assert other.finished and llm._local.loop.call(Engine.stats).num_held == 1
     *_, late = idle
@@ -180,21 +180,25 @@ def test_threads_share_steps_and_get_their_own(llm: LLM) -> None:
     jobs = [([5 + n, 9, 30 + n], SamplingParams(temperature=1, seed=n, max_tokens=40)) for n in range(8)]
     alone = [llm.generate([prompt], params)[0].outputs[0].token_ids for prompt, params in jobs]
     together = 0
-    engine = llm._local.engine
-    step = engine.step
+    engine, loop = llm._local.engine, llm._local.loop
+    step, add = engine.step, loop.add
+    added: list[Any] = []
+
+    def counted(*given: Any) -> None:
+        add(*given)
+        added.append(given)
 
     def watched() -> Any:
         nonlocal together
+        until(lambda: len(added) == len(jobs))  # the first step waits for all of them
         changed = step()
         together = max(together, len(changed))
         return changed
 
-    engine.step = watched  # type: ignore[method-assign]
+    engine.step, loop.add = watched, counted  # type: ignore[method-assign]
     found: dict[int, list[int]] = {}
-    barrier = threading.Barrier(len(jobs))
 
     def run(place: int) -> None:
-        barrier.wait()
         found[place] = llm.generate([jobs[place][0]], jobs[place][1])[0].outputs[0].token_ids
 
     threads = [threading.Thread(target=run, args=(place,)) for place in range(len(jobs))]
@@ -202,7 +206,7 @@ def test_threads_share_steps_and_get_their_own(llm: LLM) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    engine.step = step  # type: ignore[method-assign]
+    engine.step, loop.add = step, add  # type: ignore[method-assign]
     assert [found[place] for place in range(len(jobs))] == alone
     assert together > 1, "the callers waited for one another"
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from aphrodite.build import Assembled, assemble
 from aphrodite.config.engine import config_from
@@ -21,8 +22,10 @@ from aphrodite.types.stats import EngineStats
 from aphrodite.types.step import Pending, Runner, SchedulerOutput, StepOutput
 from tests.server.serving import Serving, serving
 from tests.support.devices import block_size
+from tests.support.waiting import until
 
 Wrap = Callable[[Runner], Runner]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,16 @@ class Real:
         finally:
             released.set()
             holder.join()
+
+    def together(self, asks: Sequence[Callable[[], T]]) -> list[T]:
+        """What requests give, each from a thread of its own, that reach the engine at once and in this order."""
+        with ThreadPoolExecutor(len(asks)) as pool:
+            with self.held():
+                found: list[Future[T]] = []
+                for ask in asks:
+                    found.append(pool.submit(ask))
+                    until(lambda: len(self.server.service.runs) == len(found))
+            return [one.result() for one in found]
 
     def check_idle(self) -> None:
         """Nothing is left of any request, and the engine's books balance."""

@@ -21,6 +21,7 @@ from tests.server.conftest import TEMPLATE
 from tests.server.real import Real, real
 from tests.support.checkpoints import Checkpoints, write_json
 from tests.support.devices import DEVICES, require
+from tests.support.waiting import until
 
 PROMPT = [5, 60, 70, 80, 90]
 
@@ -115,6 +116,7 @@ CHAT = {"messages": [{"role": "user", "content": "the engine"}]}
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
 def test_what_is_just_beyond_is_refused_by_name(model: Path, server: Real, path: str, asked: Any, param: str) -> None:
     body = {"prompt": PROMPT} if path == "/v1/completions" else CHAT
+    until(lambda: not server.loop.call(lambda engine: engine.has_work))  # of whoever was served before
     before = server.stats.num_steps
     answer = ask(server, path, **body, **asked)
     assert answer.status_code == 400, answer.text

@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import resource
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +121,7 @@ def _rounded(logprobs: Any) -> Any:
 
 def together(found: Real, asked: list[dict[str, Any]]) -> list[httpx.Response]:
     """All at once."""
-    gate = threading.Barrier(len(asked))
-
-    def one(body: dict[str, Any]) -> httpx.Response:
-        gate.wait(20)
-        return ask(found, **body)
-
-    with ThreadPoolExecutor(len(asked)) as pool:
-        return list(pool.map(one, asked))
+    return found.together([partial(ask, found, **body) for body in asked])
 
 
 def check_error(answer: httpx.Response) -> None:

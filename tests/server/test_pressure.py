@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server.real import Real, real
 from tests.support.checkpoints import Checkpoints
-from tests.support.waiting import until
 
 CACHE = 96  # tokens
 TIMES = 8
@@ -89,13 +88,8 @@ def test_eight_times_what_the_cache_holds_is_served_as_if_each_were_alone(model:
         assert {reason for one in alone for _, reason in one.values()} == {"stop", "length"}
         server.check_idle()
         before = num_preemptions(server)
-        with ThreadPoolExecutor(len(asked)) as pool:
-            with server.held():
-                together = []
-                for body in asked:  # one by one: which of them are preempted hangs on their order
-                    together.append(pool.submit(ask, server, body))
-                    until(lambda: len(server.server.service.runs) == len(together))
-            assert [one.result() for one in together] == alone
+        # which of them are preempted hangs on their order
+        assert server.together([partial(ask, server, body) for body in asked]) == alone
         count = num_preemptions(server) - before
         print(f"{len(asked)} requests, {count:g} preemptions")
         assert count >= 3
