@@ -245,7 +245,7 @@ def test_an_item_that_cannot_be_used_has_its_number_whatever_stands_before_it(
 
 
 def test_tools_are_named_as_they_stand_here(server: Serving) -> None:
-    tool = {"type": "function", **WEATHER["function"], "parameters": {"type": "strng"}}  # type: ignore[dict-item]
+    tool = {"type": "function", **WEATHER["function"], "parameters": {"type": "text"}}  # type: ignore[dict-item]
     answer = httpx.post(f"{server.url}/v1/responses", json={"input": "a", "tools": [tool]})
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "tools[0].parameters.type"
 
