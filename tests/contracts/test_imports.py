@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from tests.support.processor import seconds_over_a_bare_interpreter
 
 HEAVY = {
     "torch", "transformers", "tokenizers", "huggingface_hub", "llguidance",
@@ -18,21 +18,6 @@ HEAVY = {
 }  # fmt: skip
 IMPORT_BUDGET_S = 0.150
 HELP_BUDGET_S = 0.300
-ROUNDS = 7
-
-
-def seconds_over_a_bare_interpreter(command: Sequence[str]) -> float:
-    """Processor time of a command less that of `python -c pass`: the best of several rounds, taken in turn. It is what
-    the clock shows where nothing else runs, and nearly the same where much does."""
-
-    def seconds(command: Sequence[str]) -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    rounds = [(seconds(command), seconds([sys.executable, "-c", "pass"])) for _ in range(ROUNDS)]
-    return min(ours for ours, _ in rounds) - min(bare for _, bare in rounds)
 
 
 @pytest.mark.parametrize("module", ["aphrodite", "aphrodite.plugin"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from aphrodite.errors import UsageError
 from aphrodite.types.stats import EngineStats
 from tests.e2e.test_loading_faults import PARAMETERS, PROMPTS
 from tests.support.checkpoints import Checkpoints
+from tests.support.engines import never_ending
 
 DEVICES = ["cpu", "toy"]
 LONG = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
@@ -138,11 +139,12 @@ def test_a_dropped_a_closed_and_a_cancelled_iterator_abort_their_requests(folder
         broken_off = engine.generate([5, 6], endless)
         async for _ in broken_off:
             break
-        cancelled = asyncio.create_task(last(engine.generate([5, 6], endless)))
-        await asyncio.sleep(0.05)
-        cancelled.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await cancelled
+        with never_ending(engine._local.engine):
+            cancelled = asyncio.create_task(last(engine.generate([5, 6], endless)))
+            await asyncio.sleep(0.05)
+            cancelled.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await cancelled
         never_begun = engine.generate([5, 6], endless)
         del never_begun, broken_off
 
@@ -152,13 +154,14 @@ def test_a_dropped_a_closed_and_a_cancelled_iterator_abort_their_requests(folder
 def test_abort_ends_a_request_with_what_there_is(folder: str) -> None:
     async def use(engine: AsyncEngine) -> None:
         endless = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
-        stream = engine.generate([5, 6], endless, request_id="a")
-        first = await anext(stream)
-        with pytest.raises(UsageError, match="request_id 'a' is running already"):
-            engine.generate([5], request_id="a")
-        engine.abort("a")
-        engine.abort("unknown")
-        outputs = [output async for output in stream]
+        with never_ending(engine._local.engine):
+            stream = engine.generate([5, 6], endless, request_id="a")
+            first = await anext(stream)
+            with pytest.raises(UsageError, match="request_id 'a' is running already"):
+                engine.generate([5], request_id="a")
+            engine.abort("a")
+            engine.abort("unknown")
+            outputs = [output async for output in stream]
         assert outputs[-1].outputs[0].finish_reason == "abort"
         assert outputs[-1].outputs[0].token_ids[:1] == first.outputs[0].token_ids[:1]
         again = await last(engine.generate([5], LONG, request_id="a"))  # the name is free again
@@ -212,11 +215,10 @@ def test_bad_requests_leave_the_others_untouched(folder: str, device: str) -> No
 def test_an_engine_that_is_closed_ends_its_requests_and_refuses_others(folder: str) -> None:
     async def main() -> None:
         engine = AsyncEngine(folder, max_model_len=400)
-        stream = engine.generate([5, 6], SamplingParams(temperature=0, max_tokens=None, ignore_eos=True))
-        await anext(stream)
-        step = engine._local.engine.step
-        engine._local.engine.step = lambda: time.sleep(0.01) or step()  # type: ignore[method-assign]
-        await engine.aclose()
+        with never_ending(engine._local.engine):
+            stream = engine.generate([5, 6], SamplingParams(temperature=0, max_tokens=None, ignore_eos=True))
+            await anext(stream)
+            await engine.aclose()
         with pytest.raises(UsageError, match="closed while the request ran"):
             async for _ in stream:
                 pass
@@ -244,23 +246,29 @@ def test_a_step_that_fails_twice_ends_all_requests_and_the_engine_serves_on(
     run(folder, use)
 
 
-def test_a_long_text_is_tokenised_beside_the_event_loop(folder: str) -> None:
+def test_a_long_text_is_tokenised_beside_the_event_loop(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop goes on while a text of a megabyte is refused."""
 
     async def use(engine: AsyncEngine) -> None:
-        ticks = 0
+        begun, went_on = threading.Event(), threading.Event()
+        frontend = engine._local.frontend
+        prepare = frontend.prepare_one
 
-        async def tick() -> None:
-            nonlocal ticks
-            while True:
+        def prepare_late(*given: Any, **named: Any) -> Any:
+            begun.set()
+            assert went_on.wait(30), "the loop stands still"
+            return prepare(*given, **named)
+
+        async def go_on() -> None:
+            while not begun.is_set():
                 await asyncio.sleep(0.001)
-                ticks += 1
+            went_on.set()
 
-        ticking = asyncio.create_task(tick())
+        monkeypatch.setattr(frontend, "prepare_one", prepare_late)
+        going = asyncio.create_task(go_on())
         with pytest.raises(UsageError, match="tokens"):
             await last(engine.generate("the other " * 6000, LONG))
-        ticking.cancel()
-        assert ticks > 3
+        await going
 
     run(folder, use)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -12,6 +11,7 @@ from aphrodite._version import __version__
 from aphrodite.cli.commands import COMMANDS
 from aphrodite.config.table import GROUPS
 from tests.support.cli import aphrodite, refused
+from tests.support.processor import seconds_over_a_bare_interpreter
 
 NAMES = [command.name for command in COMMANDS]
 
@@ -107,12 +107,5 @@ def test_help_imports_no_torch_and_answers_at_once() -> None:
         loaded = run.stdout.splitlines()[-1]
         for module in ("torch", "numpy", "yaml", "rich", "huggingface_hub", "jinja2", "tokenizers"):
             assert f"'{module}'" not in loaded, module
-
-    def seconds(*command: str) -> float:
-        start = time.perf_counter()
-        subprocess.run([sys.executable, *command], check=True, capture_output=True)
-        return time.perf_counter() - start
-
-    bare = min(seconds("-c", "pass") for _ in range(4))
-    helped = min(seconds("-m", "aphrodite.cli.main", "chat", "--help") for _ in range(4))
-    assert helped - bare <= 0.3, (helped, bare)
+    took = seconds_over_a_bare_interpreter([sys.executable, "-m", "aphrodite.cli.main", "chat", "--help"])
+    assert took <= 0.3, took

@@ -48,6 +48,7 @@ FAULTS: dict[str, tuple[str, str, int, Callable[[], Any], str]] = {
     "a tensor as a cache": ("memory", "allocate_kv", 2, lambda: [0], "must return a KVView, got list"),
     "nothing as a cache": ("memory", "allocate_kv", 1, lambda: None, "must return a KVView, got NoneType"),
     "upload raises": ("memory", "upload", 1, raises(ValueError()), "ValueError"),
+    "upload is interrupted": ("memory", "upload", 2, raises(KeyboardInterrupt()), "KeyboardInterrupt"),
     "no memory is told": ("device", "memory", 1, lambda: None, "NoneType"),
     "no memory is told later": ("device", "memory", 2, raises(OSError("driver")), "OSError: driver"),
     "no thread": ("device", "activate", 1, raises(NotImplementedError()), "NotImplementedError"),

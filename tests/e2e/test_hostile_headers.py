@@ -23,6 +23,7 @@ from aphrodite.weights.safetensors import SafetensorsSource
 from tests.e2e.test_loading_faults import header_of, write_file
 from tests.server.process import running
 from tests.support.checkpoints import Checkpoints
+from tests.support.processor import children_s
 
 LIMIT_S = 2.0
 NORM = "model.norm.weight"
@@ -145,16 +146,16 @@ def test_a_hostile_header_is_refused_before_a_device_is_touched(
 @pytest.mark.parametrize("name", ["beyond", "200 MB"])
 def test_run_ends_with_one_line_and_exit_code_4(name: str, folder: Path, tmp_path: Path) -> None:
     flags = ("--device", "cpu", "--log-format", "text")
-    began = time.perf_counter()
+    began = children_s()
     with running(folder, tmp_path / "other", "--device", "nothing", wait=False) as server:
         assert server.popen.wait(60) == 2  # the imports are no part of what is timed
-    trivial = time.perf_counter() - began
+    trivial = children_s() - began
     spoil, tensor = HOSTILE[name]
     spoil(folder / "model.safetensors")
-    began = time.perf_counter()
+    began = children_s()
     with running(folder, tmp_path / "log", *flags, wait=False) as server:
         assert server.popen.wait(60) == 4
-    took = time.perf_counter() - began
+    took = children_s() - began
     lines = [line for line in server.log.read_text().splitlines() if str(folder / "model.safetensors") in line]
     print(f"{took:.2f} s, of which {trivial:.2f} s for nothing", *lines)
     assert took - trivial < LIMIT_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 from pathlib import Path
 
@@ -16,3 +17,11 @@ def self_signed(folder: Path, name: str, *flags: str) -> tuple[Path, Path]:
         check=True, capture_output=True,
     )  # fmt: skip
     return key, found
+
+
+def both_ends(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """What makes connections TLS, for a server and for its client."""
+    key, found = self_signed(folder, "both")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(found, key)
+    return server, ssl.create_default_context(cafile=str(found))

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from aphrodite.server.ending import Ending
 from aphrodite.server.protocol import Protocol
 from tests.server.engine import ScriptedEngine
 from tests.server.serving import Serving, serving
@@ -71,7 +72,7 @@ def looked_at(
     num_answers  so many are written before the server looks; until then the client takes what comes
     and_then     whether the server goes on to look when the client takes nothing more"""
     taker = Taker(sock, num_times + 1)
-    complete, check, lost = Protocol.on_response_complete, Protocol._check_unread, Protocol.connection_lost
+    complete, check, lost = Protocol.on_response_complete, Ending._check_unread, Protocol.connection_lost
     count = 0
 
     def completing(self: Protocol) -> None:
@@ -81,10 +82,10 @@ def looked_at(
         if count == num_answers:
             taker.take()
 
-    def checking(self: Protocol, before: int) -> None:
+    def checking(self: Ending, before: int) -> None:
         if count < num_answers:
             taker.sip()
-            self._unread_timer = self.loop.call_later(0.01, self._check_unread, before)
+            self._unread_timer = self._loop.call_later(0.01, self._check_unread, before)
         elif taker.num_left or and_then:
             check(self, before)
             taker.take()
@@ -95,7 +96,7 @@ def looked_at(
 
     with patch.context() as patched:
         patched.setattr(Protocol, "on_response_complete", completing)
-        patched.setattr(Protocol, "_check_unread", checking)
+        patched.setattr(Ending, "_check_unread", checking)
         patched.setattr(Protocol, "connection_lost", losing)
         yield taker
 

@@ -59,6 +59,8 @@ class ScriptedEngine:
             if isinstance(item, float):
                 time.sleep(item)
                 self.settle()
+                if name not in self.live:
+                    return
                 continue
             with self._lock:
                 self._released.wait_for(lambda: name not in self.held)

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,16 @@ class Running:
         (pid,) = map(int, children)
         return pid
 
+    @contextmanager
+    def engine_stopped(self) -> Iterator[None]:
+        """Its engine takes no step until the block ends."""
+        pid = self.engine_pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
     def ready(self, within_s: float = 60) -> float:
         """Wait until it is; how long that took."""
         began = time.monotonic()
@@ -54,6 +64,13 @@ class Running:
             time.sleep(0.02)
         raise AssertionError(f"not ready within {within_s} s: {self.log.read_text()}")
 
+    def refuses(self) -> bool:
+        """Whether it takes nothing new any more, for it is ending."""
+        try:
+            return httpx.get(f"{self.url}/ready").status_code == 503
+        except httpx.TransportError:
+            return True
+
     def answers(self) -> bool:
         """Whether the port takes connections."""
         with socket.socket() as sock:
@@ -62,9 +79,15 @@ class Running:
 
 @contextmanager
 def running(
-    model: Path | str, log: Path, *flags: str, wait: bool = True, command: str = "run", python: str = sys.executable
+    model: Path | str,
+    log: Path,
+    *flags: str,
+    wait: bool = True,
+    command: str = "run",
+    python: str = sys.executable,
+    before: Callable[[], object] | None = None,
 ) -> Iterator[Running]:
-    """Start one, and end it."""
+    """Start one, and end it. before: called in its process, while that is still ours."""
     port = free_port()
     with log.open("wb") as stream:
         popen = subprocess.Popen(
@@ -72,6 +95,7 @@ def running(
             stdout=stream,
             stderr=stream,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
+            preexec_fn=before,
         )
     found = Running(popen, port, log)
     try:

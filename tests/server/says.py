@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from aphrodite.text.tokenizer import Tokenizer
+from aphrodite.types.request import Request
 from tests.server.engine import ScriptedEngine
 
 TOOLS_TEMPLATE = """{{- bos_token }}{%- if tools %}tools: {{ tools | tojson }} as <tool_call></tool_call>
@@ -23,11 +26,22 @@ WEATHER = {
 }
 
 
-def saying(folder: Path, text: str, reason: str = "stop", pause_s: float = 0.0) -> ScriptedEngine:
-    """An engine whose answer to everything is this text."""
+def saying(
+    folder: Path, text: str, reason: str = "stop", pause_s: float = 0.0, ends: threading.Event | None = None
+) -> ScriptedEngine:
+    """An engine whose answer to everything is this text; it ends when that is set, else at once."""
     tokenizer = Tokenizer.find(folder)
     assert tokenizer is not None
     ids = tokenizer.encode_bare(text)
     assert tokenizer.decode(ids) == text, "the tokenizer cannot say this"
-    items = [item for one in ids for item in ((pause_s, one) if pause_s else (one,))]
-    return ScriptedEngine(lambda request: [*items, reason])
+
+    def script(request: Request) -> Iterator[int | float | str]:
+        for one in ids:
+            if pause_s:
+                yield pause_s
+            yield one
+        while ends is not None and not ends.is_set():
+            yield 0.01
+        yield reason
+
+    return ScriptedEngine(script)

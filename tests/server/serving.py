@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -93,6 +94,7 @@ def serving(
     limits: Limits | None = None,
     max_sequences: int = 256,
     app: dict[str, Any] | None = None,
+    tls: ssl.SSLContext | None = None,
     **settings: Any,
 ) -> Iterator[Serving]:
     """Serve a folder's tokenizer over an engine."""
@@ -114,7 +116,7 @@ def serving(
         )
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
-        listener = Listener(made, [sock])
+        listener = Listener(made, [sock], tls=tls)
         await listener.start()
         end.append(asyncio.Event())
         loop = asyncio.get_running_loop()

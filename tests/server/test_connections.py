@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -21,6 +23,14 @@ from tests.support.waiting import until
 BODY = b'{"prompt": "a", "stream": true}'
 STREAM = POST + b"content-length: %d\r\n\r\n" % len(BODY) + BODY
 MODELS = b"GET /v1/models HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+def briefly(request: Any) -> Iterator[int | float | str]:
+    """Eight tokens in 0.2 s."""
+    for _ in range(8):
+        yield request.prompt_token_ids[-1]
+        yield 0.025
+    yield "length"
 
 
 @pytest.mark.parametrize("is_full", [True, False])
@@ -82,13 +92,29 @@ def test_answers_that_nobody_reads_do_not_pile_up(folder: Path, begins: bytes) -
         assert sent < 5_000, "2 MB of answers or so"
 
 
-def test_a_bad_request_behind_a_stream_says_nothing_in_the_middle_of_it(folder: Path) -> None:
-    made = serving(folder, ScriptedEngine(slowly))
-    with made as server, socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
-        sock.sendall(STREAM)
-        received(sock, b"data: ")
-        sock.sendall(POST + b"transfer-encoding: chunked\r\n\r\nno number\r\n")
-        assert b"HTTP/1.1" not in received(sock)
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"no HTTP\r\n\r\n",
+        MODELS.replace(b"host", b"host "),
+        POST + b"transfer-encoding: chunked\r\n\r\nno number\r\n",
+        MODELS + POST + b"transfer-encoding: chunked\r\n\r\nno number\r\n",
+    ],
+    ids=range(4),
+)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_bad_request_is_refused_when_all_before_it_is_answered(folder: Path, bad: bytes, at_once: bool) -> None:
+    engine = ScriptedEngine(briefly)
+    with serving(folder, engine) as server, socket.create_connection(("127.0.0.1", server.port), timeout=3) as sock:
+        sock.sendall(STREAM + (bad if at_once else b""))
+        found = received(sock, b"data: ")
+        if not at_once:
+            sock.sendall(bad)
+        found += received(sock)
+        stream, *others, last = found.split(b"HTTP/1.1 ")[1:]
+        assert stream.startswith(b"200 ") and stream.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n") and not engine.aborted
+        assert len(others) == bad.count(MODELS) and all(one.startswith(b"200 ") for one in others)
+        assert last.startswith(b"400 ") and last.endswith(b'"code":"invalid_http"}}')
 
 
 def test_a_client_that_leaves_with_a_request_behind_its_stream_is_noticed(folder: Path) -> None:

@@ -6,7 +6,6 @@ import http.client
 import json
 import signal
 import ssl
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from tests.server.certificates import self_signed
 from tests.server.process import Running, running
+from tests.support.waiting import in_time, until
 
 KEY, OTHER, ADMIN = "sk-one", "sk-two", "sk-admin"
 COMPLETIONS, CHAT = "/llm/v1/completions", "/llm/v1/chat/completions"
@@ -65,14 +65,15 @@ def client(server: Running, certificate: tuple[Path, Path]) -> Iterator[httpx.Cl
     trusted = ssl.create_default_context(cafile=str(certificate[1]))
     headers = {"authorization": f"Bearer {KEY}"}
     with httpx.Client(base_url=f"https://localhost:{server.port}", verify=trusted, headers=headers) as found:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
+
+        def is_ready() -> bool:
             try:
-                if found.get("/ready").status_code == 200:
-                    break
+                return found.get("/ready").status_code == 200
             except httpx.TransportError:
                 assert server.popen.poll() is None, server.log.read_text()
-            time.sleep(0.05)
+                return False
+
+        until(is_ready, 60)
         yield found
 
 
@@ -131,27 +132,23 @@ def test_names_and_length(client: httpx.Client) -> None:
     assert refused.status_code == 400 and refused.json()["error"]["code"] == "context_length_exceeded"
 
 
-def test_no_more_sequences_than_run_and_wait(client: httpx.Client) -> None:
-    fits = client.post(COMPLETIONS, json={"prompt": "a", "n": 3, "max_tokens": 1})
+def test_no_more_sequences_than_run_and_wait(client: httpx.Client, server: Running) -> None:
+    # it has a second, in which a machine may stand still
+    fits = in_time(lambda: client.post(COMPLETIONS, json={"prompt": "a", "n": 3, "max_tokens": 1}), 1)
     assert fits.status_code == 200 and len(fits.json()["choices"]) == 3
     assert client.post(COMPLETIONS, json={"prompt": "a", "n": 4}).status_code == 400, "it could never be taken on"
     long = {"prompt": "a", "max_tokens": 390, "ignore_eos": True, "temperature": 1}
-    with ThreadPoolExecutor(16) as threads:
+    with ThreadPoolExecutor(16) as threads, server.engine_stopped():
         answers = list(threads.map(lambda _: client.post(COMPLETIONS, json=long), range(16)))
     refused = [answer for answer in answers if answer.status_code == 429]
-    assert refused and {answer.status_code for answer in answers} <= {200, 429, 504}
+    assert refused and {answer.status_code for answer in answers} == {429, 504}
     assert {answer.json()["error"]["code"] for answer in refused} == {"queue_full"}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
 
 
-def test_a_request_has_a_second(client: httpx.Client) -> None:
-    # Three sequences of 390 tokens, two at a time: on no machine that this runs on is it done in a thousandth of it.
-    asked = {"prompt": "a", "n": 3, "max_tokens": 390, "ignore_eos": True, "temperature": 1}
-    began = time.monotonic()
-    answer = client.post(COMPLETIONS, json=asked)
-    if answer.status_code == 200:
-        assert time.monotonic() - began < 2
-        answer = client.post(COMPLETIONS, json={**asked, "timeout": 0.001})
+def test_a_request_has_a_second(client: httpx.Client, server: Running) -> None:
+    with server.engine_stopped():
+        answer = in_time(lambda: client.post(COMPLETIONS, json={"prompt": "a"}), 2)
     assert answer.status_code == 504 and answer.json()["error"]["code"] == "deadline_exceeded"
 
 
@@ -184,24 +181,23 @@ def test_the_other_way_of_each_switch(model: Path, tmp_path: Path) -> None:
     with running(model, tmp_path / "log", *flags, "--device", "cpu", "--log-format", "json") as server:
         assert httpx.post(f"{server.url}/tokenize", json={"prompt": "a"}).json()["max_model_len"] == 512
         assert "vllm:num_requests_running" in httpx.get(f"{server.url}/metrics").text
+        # more than fits between the engine and a client that does not read: it does not end before it is told to
         asked = {"prompt": "a", "max_tokens": 480, "ignore_eos": True, "stream": True, "n": 8, "temperature": 1}
+        asked["logprobs"] = 20
         with httpx.stream("POST", f"{server.url}/v1/completions", json=asked) as answer:
             parts = answer.iter_text()
             text = next(parts)
-            began = time.monotonic()
             server.popen.send_signal(signal.SIGTERM)
             text += "".join(parts)
         assert '"draining"' in text and text.endswith("data: [DONE]\n\n")
-        assert server.popen.wait(10) == 0 and time.monotonic() - began < 5
+        assert server.popen.wait(20) == 0, "not the half minute that there is without the flag"
         lines = [json.loads(line) for line in server.log.read_text().splitlines()]
         assert any(line.get("request_id") for line in lines), "requests are logged"
 
 
 def test_api_key_is_another_name_of_api_keys(model: Path, tmp_path: Path) -> None:
     with running(model, tmp_path / "log", "--api-key", f"{KEY},{OTHER}", "--device", "cpu", wait=False) as server:
-        deadline = time.monotonic() + 20
-        while not server.answers() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(server.answers)
         for key, status in ((KEY, 200), (OTHER, 200), (f"{KEY},{OTHER}", 401), ("", 401)):
             answer = httpx.get(f"{server.url}/v1/models", headers={"x-api-key": key} if key else {})
             assert answer.status_code == status

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from tests.server import clients
 from tests.server.engine import ScriptedEngine
 from tests.server.says import saying
 from tests.server.serving import serving
+from tests.support.waiting import until
 
 
 def events(text: str) -> list[Any]:
@@ -54,18 +54,20 @@ def test_the_tokens_of_a_stream_are_the_text(folder: Path) -> None:
 
 
 def test_a_generation_is_looked_at_and_ended_by_its_key(folder: Path) -> None:
-    with serving(folder, saying(folder, "the engine isn't done", pause_s=0.3)) as server:
+    with serving(folder, saying(folder, "the engine isn't done", ends=threading.Event())) as server:
         found: dict[str, Any] = {}
         body = {"prompt": "a", "max_length": 50, "genkey": "KCPP1"}
         work = threading.Thread(
             target=lambda: found.update(httpx.post(f"{server.url}/api/v1/generate", json=body).json())
         )
         work.start()
-        text, until = "", time.monotonic() + 10
-        while not text and time.monotonic() < until:
+
+        def text() -> str:
             answer = httpx.post(f"{server.url}/api/extra/generate/check", json={"genkey": "KCPP1"})
-            text = answer.json()["results"][0]["text"] if answer.status_code == 200 else ""
-        assert text and "the engine isn't done".startswith(text)
+            return str(answer.json()["results"][0]["text"]) if answer.status_code == 200 else ""
+
+        until(text)
+        assert "the engine isn't done".startswith(text())
         for other in ({}, {"genkey": ""}):
             assert httpx.post(f"{server.url}/api/extra/generate/check", json=other).json()["results"] == [{"text": ""}]
             assert httpx.post(f"{server.url}/api/extra/abort", json=other).json()["success"] == "false"
@@ -73,10 +75,10 @@ def test_a_generation_is_looked_at_and_ended_by_its_key(folder: Path) -> None:
             assert httpx.post(server.url + path, json={"genkey": "KCPP2"}).status_code == 404
         assert httpx.get(f"{server.url}/api/extra/perf").json()["idle"] == 0
         ended = httpx.post(f"{server.url}/api/extra/abort", json={"genkey": "KCPP1"})
-        work.join(10)
+        work.join(60)
         assert ended.json()["success"] == "true"
         (result,) = found["results"]
-        assert result["finish_reason"] == "abort" and result["text"].startswith(text)
+        assert result["finish_reason"] == "abort" and result["text"] == "the engine isn't done"
         assert server.engine.aborted and not server.engine.live and server.service.admission.num_taken == 0
         assert httpx.get(f"{server.url}/api/extra/perf").json()["idle"] == 1
 
@@ -98,7 +100,8 @@ def test_nobody_finds_the_generation_of_another_key(folder: Path) -> None:
 
 
 def test_without_a_key_only_a_generation_that_nobody_can_confuse_is_ended(folder: Path) -> None:
-    with serving(folder, saying(folder, "the engine isn't done", pause_s=0.3)) as server:
+    ends = threading.Event()
+    with serving(folder, saying(folder, "the engine isn't done", ends=ends)) as server:
 
         def generate(into: list[Any]) -> threading.Thread:
             url = f"{server.url}/api/v1/generate"
@@ -107,35 +110,31 @@ def test_without_a_key_only_a_generation_that_nobody_can_confuse_is_ended(folder
             return thread
 
         def wait(count: int) -> None:
-            until = time.monotonic() + 10
-            while httpx.get(f"{server.url}/api/extra/perf").json()["queue"] != count and time.monotonic() < until:
-                time.sleep(0.01)
+            until(lambda: httpx.get(f"{server.url}/api/extra/perf").json()["queue"] == count)
 
         found: list[Any] = []
         threads = [generate(found), generate(found)]
         wait(2)
         assert httpx.post(f"{server.url}/api/extra/abort").json()["success"] == "false"  # SillyTavern sends no body
+        ends.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         assert [one["results"][0]["finish_reason"] for one in found] == ["stop", "stop"]
+        ends.clear()
         alone = generate(found)
         wait(1)
         assert httpx.post(f"{server.url}/api/extra/abort").json()["success"] == "true"
-        alone.join(10)
+        alone.join(60)
         assert found[-1]["results"][0]["finish_reason"] == "abort"
 
 
 def test_a_client_that_leaves_its_stream_ends_it(folder: Path) -> None:
-    with serving(folder, saying(folder, "the engine isn't done", pause_s=0.05)) as server:
+    with serving(folder, saying(folder, "the engine isn't done", ends=threading.Event())) as server:
         body = {"prompt": "a", "max_length": 50, "genkey": "k"}
         with httpx.stream("POST", f"{server.url}/api/extra/generate/stream", json=body) as answer:
             next(answer.iter_lines())
-        until = time.monotonic() + 10
-        while server.engine.live and time.monotonic() < until:
-            time.sleep(0.01)
-        assert not server.engine.live
-        while httpx.get(f"{server.url}/api/extra/perf").json()["queue"] and time.monotonic() < until:
-            time.sleep(0.01)
+        until(lambda: not server.engine.live)
+        until(lambda: not httpx.get(f"{server.url}/api/extra/perf").json()["queue"])
         assert httpx.get(f"{server.url}/api/extra/perf").json()["idle"] == 1
 
 

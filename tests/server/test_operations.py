@@ -160,25 +160,25 @@ def _is_typed(schema: Mapping[str, Any]) -> bool:
     return schema.get("type") not in (None, "object") or bool(schema.get("properties"))
 
 
-def test_lines_are_lines_whatever_they_hold(server: Serving) -> None:
-    for form in ("text", "json"):
-        stream = io.StringIO()
-        logger = logging.getLogger("aphrodite")
-        before = (list(logger.handlers), logger.level, logger.propagate)
-        try:
-            logs.set_up(form, "info", stream)
-            httpx.get(server.url + "/%0d%0aFAKE%1b[31m" + "x" * 3000)
-            httpx.post(f"{server.url}/v1/completions", json={"prompt": "my secret words", "temperature": -1})
-            httpx.post(f"{server.url}/v1/completions", json={"prompt": "my secret words", "max_tokens": 1})
-            until(lambda: stream.getvalue().count("\n") >= 3)  # a request is logged once it is answered
-        finally:
-            logger.handlers[:], logger.level, logger.propagate = before
-        text = stream.getvalue()
-        lines = text.splitlines()
-        assert len(lines) == 3 and all(len(line) < 600 for line in lines)
-        assert "\x1b" not in text and "secret" not in text and not any(line.startswith("FAKE") for line in lines)
-        if form == "json":
-            assert all(json.loads(line)["request_id"] for line in lines)
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_lines_are_lines_whatever_they_hold(server: Serving, form: str) -> None:
+    stream = io.StringIO()
+    logger = logging.getLogger("aphrodite")
+    before = (list(logger.handlers), logger.level, logger.propagate)
+    try:
+        logs.set_up(form, "info", stream)
+        httpx.get(server.url + "/%0d%0aFAKE%1b[31m" + "x" * 3000)
+        httpx.post(f"{server.url}/v1/completions", json={"prompt": "my secret words", "temperature": -1})
+        httpx.post(f"{server.url}/v1/completions", json={"prompt": "my secret words", "max_tokens": 1})
+        until(lambda: stream.getvalue().count("\n") >= 3)  # a request is logged once it is answered
+    finally:
+        logger.handlers[:], logger.level, logger.propagate = before
+    text = stream.getvalue()
+    lines = text.splitlines()
+    assert len(lines) == 3 and all(len(line) < 600 for line in lines)
+    assert "\x1b" not in text and "secret" not in text and not any(line.startswith("FAKE") for line in lines)
+    if form == "json":
+        assert all(json.loads(line)["request_id"] for line in lines)
 
 
 def test_a_fault_of_ours_is_logged_once_and_told_without_its_text(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
+import os
 import shutil
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,6 +22,7 @@ from aphrodite.engine.client import Failure, News
 from aphrodite.engine.host import Health
 from aphrodite.engine.remote import messages
 from aphrodite.engine.remote.messages import Add, Drawn, Failed, Pulse, Ready, Update, Updates
+from aphrodite.engine.remote.signals import SERVERS_SIGNALS
 from aphrodite.engine.remote.spawn import Process
 from aphrodite.engine.remote.supervisor import Supervisor, SupervisorSettings
 from aphrodite.engine.requests import RequestMaker
@@ -283,6 +287,50 @@ def test_an_end_without_words_is_told_by_its_signal_and_last_line(model: Path, a
     supervised(model, check, after=dies)
 
 
+def test_an_engine_is_started_again_once_there_is_something_left_for_it(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn, refused = Process.spawn, [errno.EMFILE, errno.EAGAIN, errno.ENOMEM]
+
+    def scarce(*arguments: Any) -> Process:
+        if refused:
+            raise OSError(refused[-1], os.strerror(refused.pop()))
+        return spawn(*arguments)
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.READY)
+        monkeypatch.setattr(Process, "spawn", scarce)
+        os.kill(supervisor._process.popen.pid, signal.SIGKILL)  # type: ignore[union-attr]
+        await until(lambda: supervisor.health is Health.RESTARTING)
+        await until(lambda: supervisor.health is Health.READY)
+        assert not refused and supervisor.num_restarts == 1
+
+    monkeypatch.setattr("aphrodite.engine.remote.supervisor._AGAIN_S", (0.05, 0.1))
+    supervised(model, check)
+
+
+def test_signals_of_the_server_never_reach_its_engine(model: Path) -> None:
+    """Not while it imports either: a terminal's Ctrl-C is everybody's."""
+    script = f"import os\n{{}}{BUILD.format(before='pass', after='pass')}"
+    sent = "".join(f"os.kill(os.getpid(), {int(number)})\n" for number in SERVERS_SIGNALS)
+    config = config_from({"model": str(model), "device": "cpu", "num_blocks": 100})
+    command = (sys.executable, "-c", script.format(sent))
+
+    async def run() -> None:
+        supervisor = Supervisor(config, SupervisorSettings(command), Process.spawn(config, command))
+        keeper = asyncio.ensure_future(supervisor.run())
+        await until(lambda: supervisor.health in (Health.READY, Health.FAILED))
+        assert supervisor.health is Health.READY
+        for number in SERVERS_SIGNALS:
+            os.kill(supervisor._process.popen.pid, number)  # type: ignore[union-attr]
+        assert len(await news_of(supervisor, max_tokens=3)) > 0 and supervisor.num_restarts == 0
+        await supervisor.close()
+        await asyncio.wait_for(keeper, 20)
+
+    asyncio.run(run())
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(SERVERS_SIGNALS)
+
+
 @pytest.mark.parametrize(
     ("before", "code", "said"),
     [
@@ -298,6 +346,43 @@ def test_an_engine_that_cannot_be_built_is_not_tried_again(model: Path, before: 
         assert supervisor.model is None
 
     assert supervised(model, check, before=before).num_restarts == 0
+
+
+class Panic(BaseException):
+    """What extensions written in Rust raise when they panic."""
+
+
+@pytest.mark.parametrize("error", [Panic("in the library"), RecursionError("too deep")], ids=repr)
+def test_a_tokenizer_whose_library_fails_is_the_end_of_the_load_and_not_of_the_server(
+    error: BaseException, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(card: ModelCard) -> None:
+        raise error
+
+    monkeypatch.setattr("aphrodite.engine.remote.supervisor.Frontend.of", fails)
+
+    async def check(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.health is Health.FAILED)
+
+    found = supervised(model, check)
+    assert found.exit_code == 1 and f"{type(error).__name__}: {error}" in str(found.last_failure)
+
+
+def test_a_process_that_cannot_be_started_is_tried_again_and_then_no_more(model: Path) -> None:
+    config = config_from({"model": str(model), "device": "cpu", "num_blocks": 100})
+
+    async def run() -> None:
+        first = Process.spawn(config)
+        supervisor = Supervisor(config, SupervisorSettings(("/nowhere/python",)), first)
+        keeper = asyncio.ensure_future(supervisor.run())
+        await until(lambda: supervisor.health is Health.READY)
+        first.kill()
+        await asyncio.wait_for(keeper, 20)
+        assert supervisor.health is Health.FAILED and supervisor.exit_code == 1 and supervisor.num_restarts == 3
+        assert "cannot be started: FileNotFoundError" in str(supervisor.last_failure)
+        await supervisor.close()
+
+    asyncio.run(run())
 
 
 def test_a_step_that_fails_costs_its_requests_and_not_the_engine(model: Path) -> None:

@@ -135,12 +135,14 @@ def test_a_response_that_its_client_ends_stays_cancelled(folder: Path) -> None:
     slow = ScriptedEngine(lambda request: [*request.prompt_token_ids[-1:], 0.05] * 200)
     with serving(folder, slow) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
         stream = client.responses.create(model=NAME, input="a", max_output_tokens=200, stream=True)
-        first = next(iter(stream))
+        events = iter(stream)
+        first = next(events)
         assert first.type == "response.created"
         name = first.response.id
         assert client.responses.retrieve(name).status == "in_progress"
+        assert any(event.type == "response.output_text.delta" for event in events), "something has come"
         assert client.responses.cancel(name).status == "cancelled"
-        last = list(stream)[-1]
+        last = list(events)[-1]
         assert last.type == "response.failed" and last.response.status == "cancelled"
         kept = client.responses.retrieve(name)
         assert kept.status == "cancelled"

@@ -114,6 +114,13 @@ def test_a_port_that_is_taken_is_named() -> None:
         assert error.subject == "port" and str(port) in str(error) and "--port" in str(error)
 
 
+def test_of_two_servers_that_start_at_once_one_has_the_port() -> None:
+    with bound(ServerConfig(port=0)) as sockets:
+        port = sockets.public[0].getsockname()[1]
+        with pytest.raises(UsageError, match=f"port {port}: Address already in use"), bound(ServerConfig(port=port)):
+            pass
+
+
 def test_a_name_with_several_addresses_is_served_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
     both = [
         (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +14,7 @@ from aphrodite.engine.engine import Engine
 from aphrodite.kv.pool import BlockPool
 from aphrodite.sched.lifecycle import Lifecycle
 from tests.support.devices import block_size
+from tests.support.waiting import until
 
 
 def engine(folder: object, device: str, cache_tokens: int = 1600, **settings: Any) -> LLM:
@@ -51,6 +52,29 @@ def one_a_device(make: Callable[[str], LLM]) -> Iterator[Callable[[str], LLM]]:
         llm.close()
 
 
+@contextmanager
+def never_ending(engine: Engine, num_steps: int = 20) -> Iterator[None]:
+    """Within the block an engine takes so many steps as it does, and then so slow ones that none of its requests ends
+    before the block does, unless it is ended."""
+    step, over = engine.step, threading.Event()
+    left = num_steps
+
+    def slowly() -> Any:
+        nonlocal left
+        if left:
+            left -= 1
+        else:
+            over.wait(0.5)
+        return step()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "step", slowly)
+        try:
+            yield
+        finally:
+            over.set()
+
+
 def cache_groups(llm: LLM) -> list[tuple[str, int | None, int]]:
     """Kind, window and number of layers of each cache group."""
     return [(group.kind, group.window, len(group.layers)) for group in llm.blueprint.sizes.kv.groups]
@@ -59,9 +83,7 @@ def cache_groups(llm: LLM) -> list[tuple[str, int | None, int]]:
 def check_idle(llm: LLM) -> None:
     """Wait until the engine has nothing to do, and check its books."""
     loop = llm._local.loop
-    deadline = time.monotonic() + 30
-    while loop.call(lambda engine: engine.has_work):  # steps in flight are settled after their requests have ended
-        assert time.monotonic() < deadline, "the engine does not come to rest"
+    until(lambda: not loop.call(lambda engine: engine.has_work))  # steps in flight are settled after their requests
     loop.call(Engine.check)
 
 

@@ -78,3 +78,18 @@ def test_rows_behind_the_last_are_neither_read_into_the_result_nor_written() -> 
         x[rows:] = float("nan")
         out = product(x, w, None, rows)
         assert torch.allclose(out[:rows], x[:rows] @ w.T, atol=1e-4) and (out[rows:] == 7).all()
+
+
+def test_a_product_that_there_is_no_memory_to_compile_says_that_it_is_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says itself is that it could not create a primitive: an engine would take the device for lost."""
+    assert ONEDNN.finish is not None
+    x, w = torch.ones(2, 8), ONEDNN.finish(torch.ones(4, 8))
+    with pytest.raises(RuntimeError, match="descriptor"):  # an error that stays what it is
+        cpu.product(torch.ones(2, 9), w, None)
+
+    def starved(*args: Any) -> torch.Tensor:
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", starved)
+    with pytest.raises(MemoryError, match="oneDNN: could not create a primitive"):
+        cpu.product(x, w, None)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from aphrodite.config.engine import DUMMY, EngineConfig
 from aphrodite.discovery.discover import Discovery
 from aphrodite.discovery.registry import PlatformEntry
-from aphrodite.errors import AphroditeError, DeviceError, ModelError, PluginError, told
+from aphrodite.errors import AphroditeError, DeviceError, ModelError, PluginError, is_interrupt, told
 from aphrodite.footprint import footprint, plain_weights
 from aphrodite.models.config import HFConfig
 from aphrodite.models.decoder import Decoder
@@ -203,9 +203,9 @@ def make_platform(entry: PlatformEntry) -> Platform:
         missing = [part for part in parts if not hasattr(platform, part)]
     except AphroditeError:
         raise
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # SystemExit, and the panics of native libraries
+        if is_interrupt(error):
+            raise
         raise PluginError(
             f"plugin {entry.plugin!r} could not make its platform: {told(error)}",
             subject=entry.plugin,
@@ -222,10 +222,10 @@ def built_on(entry: PlatformEntry) -> Iterator[None]:
     them."""
     try:
         yield
-    except (AphroditeError, KeyboardInterrupt):
+    except AphroditeError:
         raise
     except BaseException as error:
-        if is_out_of_memory(error):  # whoever assembles has advice
+        if is_interrupt(error) or is_out_of_memory(error):  # of memory, whoever assembles has advice
             raise
         _LOG.debug("building the engine failed", exc_info=True)
         raise DeviceError(

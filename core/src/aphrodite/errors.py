@@ -19,6 +19,7 @@ one line of bounded length without control characters, whatever it quotes: a fil
 from __future__ import annotations
 
 import re
+import threading
 
 _LINE_END = re.compile(r"[ \t\r]*\n\s*")
 _MOST_CHARS = 2000  # of a message; of a longer one its middle is left out
@@ -89,6 +90,12 @@ def told(error: BaseException) -> str:
     except Exception:  # one that cannot even be printed
         text = ""
     return f"{kind}: {text}" if text else kind
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether it is the user who breaks off. Python tells of Ctrl-C in the main thread alone: elsewhere it is the doing
+    of whoever's code runs there."""
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
 
 
 def one_line(text: str) -> str:

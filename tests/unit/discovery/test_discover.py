@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -149,6 +150,16 @@ def test_a_hook_that_raises_fails_its_plugin_alone(
 ) -> None:
     report = one(**{hook: raising(error, *arguments)})
     assert (report.state, report.reason) == ("failed", f"{hook}: {line}")
+
+
+def test_an_interrupt_that_no_user_made_is_the_plugins_own_failure() -> None:
+    """Python tells of Ctrl-C in the main thread alone, and engines are built on others."""
+    reports: list[PluginReport] = []
+    hook = raising(KeyboardInterrupt(), "env")
+    thread = threading.Thread(target=lambda: reports.append(one(aphrodite_probe=hook)))
+    thread.start()
+    thread.join()
+    assert [(report.state, report.reason) for report in reports] == [("failed", "aphrodite_probe: KeyboardInterrupt")]
 
 
 @pytest.mark.parametrize(("error", "line"), ERRORS, ids=lambda x: type(x).__name__)

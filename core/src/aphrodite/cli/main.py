@@ -22,6 +22,7 @@ from aphrodite.errors import AphroditeError, UsageError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show is escaped, not an error
             stream.reconfigure(errors="backslashreplace")
@@ -47,6 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `aphrodite plugins | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would try once more
         return 0
+
+
+def _open_streams() -> None:
+    """Standard streams that we were started without go nowhere: else their numbers would be those of the next files
+    that are opened, a client's connection for one, and what is printed would end there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 def _alone(words: Sequence[str]) -> int:

@@ -7,10 +7,16 @@ from aphrodite.config.engine import config_from
 from aphrodite.config.layers import make
 from aphrodite.config.server import ServerConfig
 from aphrodite.config.table import group
+from aphrodite.engine.remote.signals import held_back
 
 
 def run(call: Call) -> int:
     """Serve until told to end."""
+    with held_back():  # until the server listens for them
+        return _run(call)
+
+
+def _run(call: Call) -> int:
     from aphrodite.engine.remote.spawn import Process
     from aphrodite.server import logs, start
 

@@ -11,6 +11,7 @@ from aphrodite.config import env
 from aphrodite.errors import UsageError
 
 AUTO = "auto"
+_MOST = 2**64 - 1  # of integers: what goes to an engine's process
 DUMMY = "dummy"
 LOAD_FORMATS = (AUTO, "safetensors", DUMMY)
 FALLBACKS = ("allow", "warn", "error")
@@ -208,9 +209,9 @@ def _checked(item: Field[Any], value: Any) -> Any:
         low, high = meta.get("low", 1), meta.get("high")
         legal = f"an integer of at least {low}" if high is None else f"an integer in {low}..{high}"
         legal += " or auto" if "None" in kind else ""
-        good = type(value) is int and low <= value and (high is None or value <= high)
+        good = type(value) is int and low <= value <= (_MOST if high is None else high)
     elif "float" in kind:
-        value = float(value) if type(value) is int else value
+        value = float(value) if type(value) is int and abs(value) <= _MOST else value
         if "None" in kind and value == AUTO:
             return None
         low, above, high = meta.get("low", -math.inf), meta.get("above"), meta.get("high", math.inf)
@@ -223,15 +224,23 @@ def _checked(item: Field[Any], value: Any) -> Any:
         value = value.lower() if isinstance(value, str) else value
         legal, good = f"one of {', '.join(meta['choices'])}", value in meta["choices"]
     else:
-        legal, good = "text", isinstance(value, str)
+        legal, good = "text in UTF-8" if isinstance(value, str) else "text", _is_text(value)
     if not good:
         raise UsageError(f"{item.name} must be {legal}, got {given!r}", subject=item.name)
     return value
 
 
+def _is_text(value: Any) -> bool:
+    """Whether it can be sent to an engine's process. What the system gives as a file's name need not be text."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def _checked_texts(name: str, value: Any) -> tuple[str, ...]:
     """A list of texts."""
-    if isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value):
+    if isinstance(value, (list, tuple)) and all(_is_text(text) for text in value):
         return tuple(value)
     raise UsageError(f"{name} must be a list of texts, got {value!r}", subject=name)
 
@@ -241,6 +250,6 @@ def _checked_rules(name: str, value: Any) -> Mapping[str, tuple[str, ...]]:
     if isinstance(value, Mapping):
         rules = {op: (given,) if isinstance(given, str) else given for op, given in value.items()}
         lists = all(isinstance(given, (list, tuple)) for given in rules.values())
-        if lists and all(isinstance(text, str) for op, given in rules.items() for text in (op, *given)):
+        if lists and all(_is_text(text) for op, given in rules.items() for text in (op, *given)):
             return {op: tuple(given) for op, given in rules.items()}
     raise UsageError(f"{name} must map operations to lists of providers, got {value!r}", subject=name)

@@ -13,7 +13,7 @@ import pluggy
 
 from aphrodite.discovery import hooks
 from aphrodite.discovery.registry import Registrar, Registry
-from aphrodite.errors import PluginError, one_line
+from aphrodite.errors import PluginError, is_interrupt, one_line
 from aphrodite.ops.schema import Schema
 from aphrodite.platform.spi import DeviceInfo, Limits, Unavailable
 
@@ -170,9 +170,9 @@ def _load(
             caller.call("aphrodite_kernels", reg=reg, device=info)
         watch.enter("register")
         grown = registry.plus(reg)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # SystemExit, and the panics of native libraries, are this plugin's own affair too
+        if is_interrupt(error):
+            raise
         reason = f"{watch.phase}: {_last_line(error)}"
         return replace(report, state="failed", reason=reason), registry
     finally:

@@ -63,8 +63,9 @@ class Frontend:
         found = []
         for place, chat in enumerate(chats):
             where = "messages" if len(chats) == 1 else f"messages[{place}]"
-            ids, text = template.encode(chat, tokenizer, **how), template.render(chat, **how)
-            prompt = {"prompt_token_ids": ids, "cache_salt": cache_salt}
+            text = template.render(chat, **how)
+            self._maker.check_length(text, where)
+            prompt = {"prompt_token_ids": template.encode(chat, tokenizer, **how), "cache_salt": cache_salt}
             found.append(self._maker.make(prompt, params[place], priorities[place], where, text))
         return found
 

@@ -92,6 +92,15 @@ class RequestMaker:
         )
         return Prepared(text, tuple(children(request)))
 
+    def check_length(self, text: str, where: str) -> None:
+        """ContextLengthError for a text that is too long whatever its tokens are: to cut it into them takes a second a
+        megabyte."""
+        if len(text) > _TEXT_BYTES_A_TOKEN * self._max_len:
+            raise ContextLengthError(
+                f"{where} has {len(text)} characters, which cannot fit into max_model_len {self._max_len} tokens",
+                subject=where,
+            )
+
     def _token(self, token: Any, where: str) -> int:
         """A token id of the vocabulary; any integer type will do, bool is none."""
         if type(token) is int and 0 <= token < self._card.vocab_size:
@@ -107,11 +116,7 @@ class RequestMaker:
             raise UsageError(
                 f"{where} is text, and {self._card.folder} has no tokenizer.json: pass token ids", subject=where
             )
-        if len(text) > _TEXT_BYTES_A_TOKEN * self._max_len:
-            raise ContextLengthError(
-                f"{where} has {len(text)} characters, which cannot fit into max_model_len {self._max_len} tokens",
-                subject=where,
-            )
+        self.check_length(text, where)
         try:
             text.encode()
         except UnicodeEncodeError:

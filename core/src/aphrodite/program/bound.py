@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from aphrodite.errors import AphroditeError, KernelError, told
+from aphrodite.errors import AphroditeError, KernelError, is_interrupt, told
 from aphrodite.ops.kernel import TORCH, Kernel
 from aphrodite.program.trace import Call
 
@@ -36,8 +36,10 @@ def blame(bound: Bound, what: str) -> Iterator[None]:
     """Whatever a kernel's own code raises is a KernelError that names the kernel and the place."""
     try:
         yield
-    except (AphroditeError, KeyboardInterrupt):
+    except AphroditeError:
         raise
     except BaseException as error:  # SystemExit and its like too: the process is not the kernel's to end
+        if is_interrupt(error):
+            raise
         where = f"{bound.kernel.provider} at {bound.call.site}"
         raise KernelError(f"{where}: {what} raised {told(error)}", subject=bound.call.site) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from aphrodite.errors import AphroditeError, DeviceError, KernelError, told
+from aphrodite.errors import AphroditeError, DeviceError, KernelError, is_interrupt, told
 from aphrodite.ops.kernel import Binding, Dims, Extent, Kernel, Run
 from aphrodite.ops.op import HOST_BOUNDS, declared
 from aphrodite.platform.dtypes import ITEMSIZE
@@ -63,9 +63,11 @@ class BoundProgram:
         try:
             for run in runs:
                 run(dims)
-        except (AphroditeError, KeyboardInterrupt):
+        except AphroditeError:
             raise
         except BaseException as error:  # SystemExit and its like too: the process is not the kernel's to end
+            if is_interrupt(error):
+                raise
             bound = next(bound for bound in self._pieces(dims, start, stop) if self._run(bound) is run)
             where = f"{bound.kernel.provider} at {bound.call.site}"
             raise DeviceError(f"{where} failed: {told(error)}", subject=bound.call.site) from error

@@ -62,6 +62,9 @@ async def read_body(
     size = 0
     while True:
         message = await receive()
+        if message["type"] == "http.refused":  # by the connection
+            error: ApiError = message["error"]
+            raise error
         if message["type"] != "http.request":
             raise ApiError(408, "request_timeout", "the request was not received", closes=True)
         parts.append(message["body"])

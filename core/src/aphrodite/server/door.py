@@ -15,13 +15,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
-from aphrodite.server.dialect import Access, Dialect, Json, refusal
+from aphrodite.server.dialect import Access, Dialect, refusal
 from aphrodite.server.errors import ApiError
 from aphrodite.server.exchange import ENTRY
 from aphrodite.server.keys import presented
 from aphrodite.server.site import Site
+from aphrodite.server.wire import written
 
 # One way to read any text, so that no text takes longer than its length.
 _HEAD = re.compile(rb"POST (/[\w./-]*) HTTP/1\.1\r\n((?:[\w-]+:[\t -~]*\r\n){1,100})\r\n")
@@ -118,7 +117,7 @@ class Door:
         if made is None or made.until_s < now or made.reasons != reasons:
             error = service.no_room()
             reply = refusal(dialect, error, _ID.decode())
-            made = _Made(now + _SAME_S, reasons, error, reply.status, _written(reply).split(_ID))
+            made = _Made(now + _SAME_S, reasons, error, reply.status, written(reply, _ID.decode()).split(_ID))
             self._made[dialect.name] = made
         if not made.num_uncounted:
             asyncio.get_running_loop().call_soon(self._count, made)
@@ -162,9 +161,3 @@ def _ids() -> Iterator[bytes]:
     while True:
         found = secrets.token_bytes(_NUM_IDS * 16).hex().encode()
         yield from (found[start : start + 32] for start in range(0, len(found), 32))
-
-
-def _written(reply: Json) -> bytes:
-    headers, body = reply.parts()
-    lines = "".join(f"{name}: {value}\r\n" for name, value in {"x-request-id": _ID.decode(), **headers}.items())
-    return b"%s%s\r\n%s" % (STATUS_LINE[reply.status], lines.encode("latin-1"), body)

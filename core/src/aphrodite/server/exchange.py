@@ -38,7 +38,7 @@ class Exchange:
         self._send = send
         self._began_s = time.monotonic()
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
-        self._id = _request_id(self._headers)
+        self._id = request_id_of(self._headers)
         self._dialect = site.default
         self._status = 0
         self._is_probe = False  # asked all the time, by machines
@@ -228,7 +228,7 @@ class Exchange:
         self._sending_since = None
 
 
-def _request_id(headers: Sequence[tuple[bytes, bytes]]) -> str:
+def request_id_of(headers: Sequence[tuple[bytes, bytes]]) -> str:
     """The client's, if it may stand in logs and headers, else a new one."""
     given = header(headers, b"x-request-id")
     return given if given is not None and _FIT_ID.fullmatch(given) else secrets.token_hex(16)

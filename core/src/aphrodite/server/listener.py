@@ -14,8 +14,8 @@ from aphrodite.server.app import App
 from aphrodite.server.door import Door
 from aphrodite.server.protocol import protocol_factory
 from aphrodite.server.site import Site
+from aphrodite.server.sockets import BACKLOG
 
-_BACKLOG = 4096
 _KEEP_ALIVE_S = 30
 _TAKING_S = 300.0  # in which a client must have taken the last of what a closing TLS connection still holds
 _UNSENT_BYTES = 128 << 10  # that the system keeps of what a client does not take; by itself it would be megabytes
@@ -33,7 +33,7 @@ class Listener:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._sockets = sockets
-        self._door = Door(site)
+        self._site = site
         self._tls = tls
         self._limits = site.settings.limits
         self._config = Config(
@@ -55,7 +55,7 @@ class Listener:
     async def start(self) -> None:
         """Accept connections from now on."""
         loop = asyncio.get_running_loop()
-        make = protocol_factory(self._config, self._state, self._limits, loop, self._door)
+        make = protocol_factory(self._config, self._state, loop, self._site, Door(self._site))
         for sock in self._sockets:
             if sock.family != socket.AF_UNIX:  # connections inherit both
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
@@ -64,7 +64,7 @@ class Listener:
             tls: dict[str, Any] = {}
             if self._tls is not None:
                 tls = {"ssl_handshake_timeout": self._limits.head_s, "ssl_shutdown_timeout": _TAKING_S}
-            self._servers.append(await loop.create_server(make, sock=sock, ssl=self._tls, backlog=_BACKLOG, **tls))
+            self._servers.append(await loop.create_server(make, sock=sock, ssl=self._tls, backlog=BACKLOG, **tls))
 
     async def stop(self, within_s: float) -> bool:
         """Accept no more, let what is under way end in that time, then cut it. Whether all has ended by itself."""

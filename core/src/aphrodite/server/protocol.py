@@ -8,57 +8,68 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
+from urllib.parse import unquote
 
 import httptools
-import msgspec
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
-from aphrodite.server.body import Limits
+from aphrodite.server.body import too_large
+from aphrodite.server.cycle import Cycle
+from aphrodite.server.dialect import refusal
 from aphrodite.server.door import Door
+from aphrodite.server.ending import Ending
+from aphrodite.server.errors import ApiError, draining, from_exception
+from aphrodite.server.exchange import request_id_of
+from aphrodite.server.gate import place_of
+from aphrodite.server.site import Site
+from aphrodite.server.wire import written
 
 _CHECK_S = 1.0
-_LINGER_S = 10.0  # in which a client may still take the last frames of an answer that it has left unread
+_PIECE_BYTES = 8 << 10  # looked at together: a connection sends on while nobody knows how many requests that is
+_SLACK_BYTES = 64 << 10  # that a body may take beside what it says, in chunks
 _FRAMING = (b"content-length", b"transfer-encoding")  # headers that say where a request ends
-_REASONS = {
-    400: "Bad Request",
-    408: "Request Timeout",
-    414: "URI Too Long",
-    431: "Request Header Fields Too Large",
-    503: "Service Unavailable",
-}
-_NO_MEMORY = (503, "out_of_memory", "the server had no memory for this request: ask for less")
+_VERSIONS = ("1.0", "1.1")
 
 
 class _RefusedError(Exception):
     """Raised inside the parser, to get out of it."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.answer = (status, code, message)
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(error.message)
+        self.error = error
 
 
 class Protocol(HttpToolsProtocol):
     """One connection."""
 
+    cycle: Cycle
+
     def __init__(
         self,
         config: Config,
         state: ServerState,
-        limits: Limits,
         loop: asyncio.AbstractEventLoop,
+        site: Site,
         door: Door,
     ) -> None:
         super().__init__(config, state, {}, loop)
-        self._limits = limits
+        self._site = site
+        self._limits = site.settings.limits
         self._door = door
+        self._ending: Ending
         self._is_told_again = False  # whether the parser is told of a head for the second time
-        self._is_refused = False
+        self._is_refused = False  # whether what comes is of no more use
+        self._is_half_closed = False  # whether the client sends no more, and waits for its answers
         self._refusal: _RefusedError | None = None
+        self._has_begun = False  # whether a request is being received, by what the parser says
+        self._last_words: bytes | None = None  # a refusal that waits for the answers before it
+        self._ahead = b""  # bytes behind a request that has yet to be answered, and behind more of them
         self._num_head_bytes = 0
         self._num_body_bytes = 0
         self._num_to_skip = 0  # bytes of the body of a request that was refused at the door
@@ -66,11 +77,8 @@ class Protocol(HttpToolsProtocol):
         self._in_body = False
         self._began_s: float | None = None  # the head, then the body, that is being received
         self._timer: asyncio.TimerHandle | None = None
-        self._unread_timer: asyncio.TimerHandle | None = None
-        self._end_timer: asyncio.TimerHandle | None = None
-        self._has_drained = False  # all but little of what was written was taken, since that was looked at
-        self._answered: RequestResponseCycle | None = None  # the request that is answered now, or was last; it may be
-        # an earlier one than `cycle`, the last whose head is here
+        self._answered: Cycle | None = None  # the request that is answered now, or was last; it may be an earlier one
+        # than `cycle`, the last whose head is here
 
     # ---- the connection ---------------------------------------------------------------------------------------------
 
@@ -81,40 +89,89 @@ class Protocol(HttpToolsProtocol):
         self.transport = transport
         self.flow = FlowControl(transport)
         self.scheme = "https" if is_ssl(transport) else "http"
+        self._ending = Ending(transport, self.loop, self._limits.unread_s)
         self._await_bytes()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has left."""
         self._rest()
-        for timer in (self._unread_timer, self._end_timer):
-            if timer is not None:
-                timer.cancel()
+        self._ending.cancel()
+        self._unset_keepalive_if_required()
+        self._ahead = b""
         super().connection_lost(exc)
-        if self._answered is not None and not self._answered.response_complete:
-            self._answered.disconnected = True
-            self._answered.message_event.set()
+        if self._is_answering:
+            self._break_off()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """It sends no more. What it has asked for it still gets, where the transport can do that: not over TLS."""
+        if not self._is_answering or self._ending.is_lingering or self.scheme == "https":
+            return False
+        if self._in_body and self.cycle is self._answered:  # it will never be whole
+            return False
+        if not self._is_refused and (self._in_body or self._num_head_bytes):
+            self._refuse(None)
+        if not self._is_half_closed:
+            self._is_half_closed = True
+            if self._answered is not None and self._answered.is_old:
+                self._ending.give_up_soon()
+            else:
+                self._ending.look(self._ask)
+        return True
+
+    def _ask(self) -> None:
+        if self._answered is not None and not self.flow.write_paused:
+            self._answered.ask()
 
     def data_received(self, data: bytes) -> None:
         """Bytes, of which the parser makes calls to the methods below."""
         if self._is_refused:
+            self._ending.drop(data)
+        elif self._ahead:
+            self._ahead += data
+        else:
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        """Look at bytes piece by piece, up to a request that waits for the answers before it."""
+        if len(data) <= _PIECE_BYTES and not self.pipeline:
+            self._take_piece(data)
             return
+        view = memoryview(data)
+        while view and not self._is_refused and not self.transport.is_closing():
+            if self.pipeline:
+                self._ahead = bytes(view)
+                return
+            piece, view = bytes(view[:_PIECE_BYTES]), view[_PIECE_BYTES:]
+            self._take_piece(piece)
+
+    def _take_ahead(self) -> None:
+        data, self._ahead = self._ahead, b""
+        self._take(data)
+        if not self.pipeline and not self._is_refused:
+            self.flow.resume_reading()
+        if self._is_half_closed and not self._is_answering:
+            self._end()
+
+    def _take_piece(self, data: bytes) -> None:
         try:
             if self._door.is_shut or self._num_to_skip:
                 data = self._turn_away(data)
             if data:
                 self._read(data)
         except MemoryError:
-            self._refuse(*_NO_MEMORY)
+            self._refuse(_no_memory())
             return
         except httptools.HttpParserError as error:
             if isinstance(error.__context__, MemoryError):  # in one of its calls
-                self._refuse(*_NO_MEMORY)
+                self._refuse(_no_memory())
                 return
             found = self._refusal
-            self._refuse(*(found.answer if found is not None else (400, "invalid_http", "this is no HTTP request")))
+            self._refuse(found.error if found is not None else _no_http("this is no HTTP request"))
             return
         if self._in_head and self._num_head_bytes > self._limits.header_bytes + self._limits.url_bytes:
-            self._refuse(*self._too_large())
+            self._refuse(self._too_many())
+        elif self._in_body and self._num_body_bytes > self._limits.body_bytes + _SLACK_BYTES:
+            self._refuse(too_large(self._limits))
 
     # ---- requests that are refused at the door ----------------------------------------------------------------------
 
@@ -130,8 +187,7 @@ class Protocol(HttpToolsProtocol):
                 if not self._num_to_skip:
                     self._await_next()
                 continue
-            answered = self._answered is None or self._answered.response_complete
-            is_between = answered and self._in_head and not self._num_head_bytes and not self.pipeline
+            is_between = not self._is_answering and self._in_head and not self._num_head_bytes and not self.pipeline
             found = None
             if is_between and self._door.is_shut and not self.flow.write_paused:  # or what is said would pile up
                 found = self._door.refuse(data)
@@ -139,10 +195,10 @@ class Protocol(HttpToolsProtocol):
                 break
             self._unset_keepalive_if_required()
             self.transport.write(found.answer)
-            self._watch_unread()
+            self._ending.watch_unread()
             if found.closes:
                 self._rest()
-                self.transport.close()
+                self._ending.close()
                 return b""
             self._num_to_skip = max(0, found.num_bytes - len(data))
             if self._num_to_skip:
@@ -202,45 +258,95 @@ class Protocol(HttpToolsProtocol):
         if self._is_told_again:
             return
         super().on_message_begin()
-        self._in_head = True
-        self._num_sized = 0
+        self._has_begun = self._in_head = True
+        self._num_sized = self._num_trailers = 0
 
     def on_url(self, url: bytes) -> None:
         """A part of the target."""
         if self._is_told_again:
             return
         super().on_url(url)
-        if len(self.url) > self._limits.url_bytes:
-            self._give_up(414, "uri_too_long", f"the target must have at most {self._limits.url_bytes} bytes")
+        most = self._limits.url_bytes
+        if len(self.url) > most:
+            error = ApiError(414, "uri_too_long", f"the target must have at most {most} bytes")
+            raise self._refused(error)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header."""
+        """A header; or one that comes after the body: by then all is settled that it could say."""
         if self._is_told_again:
             return
-        super().on_header(name, value)
+        if self._in_head:
+            super().on_header(name, value)
+        else:
+            self._num_trailers += 1
         self._num_sized += len(name) + len(value) + 4
-        if self._num_sized > self._limits.header_bytes or len(self.headers) > self._limits.num_headers:
-            self._give_up(*self._too_large())
+        if (
+            self._num_sized > self._limits.header_bytes
+            or len(self.headers) + self._num_trailers > self._limits.num_headers
+        ):
+            raise self._refused(self._too_many())
 
     def on_headers_complete(self) -> None:
         """The head is here. The application begins; it reads the body as it comes."""
         if self._is_told_again:
             return
+        version = self.parser.get_http_version()
+        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if version not in _VERSIONS:
+            raise self._refused(_no_http("HTTP/1.1 and HTTP/1.0 are spoken here"))
+        if codings and (codings != [b"chunked"] or version == "1.0"):
+            raise self._refused(_no_http("transfer-encoding may be chunked, in HTTP/1.1, and nothing else"))
+        path, query = self._target()
+        self.scope |= {
+            "method": self.parser.get_method().decode("ascii"),
+            "http_version": version,
+            "path": unquote(path.decode("ascii")),
+            "raw_path": path,
+            "query_string": query,
+            "extensions": {"aphrodite.part": self._part},  # type: ignore[dict-item]
+        }
         self._in_head = False
         self._num_head_bytes = self._num_body_bytes = 0
         self._in_body = True
         self._began_s = time.monotonic()
-        self.scope["extensions"] = {"aphrodite.part": self._part}  # type: ignore[dict-item]
+        before: Cycle | None = self.cycle
+        self.cycle = Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue and version != "1.0",
+            keep_alive=version != "1.0" and self.parser.should_keep_alive() and not self._is_too_long(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _target(self) -> tuple[bytes, bytes]:
+        """Path and query of what is asked for."""
         try:
-            super().on_headers_complete()
-        except Exception as error:
-            self._in_body = False  # its answer is still to be written
-            if isinstance(error, (UnicodeDecodeError, httptools.HttpParserInvalidURLError)):
-                self._give_up(400, "invalid_http", "the target must be a path")
-            raise
+            found = httptools.parse_url(self.url)
+        except httptools.HttpParserInvalidURLError:
+            found = None
+        if found is None or not found.path or not found.path.isascii():
+            raise self._refused(_no_http("the target must be a path"))
+        return found.path, found.query or b""
+
+    def _is_too_long(self) -> bool:
+        """Whether a body is said to come that nobody will wait for the end of."""
+        lengths = [value for name, value in self.headers if name == b"content-length"]
+        return any(int(value) > self._limits.body_bytes for value in lengths)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Let the application answer."""
+        assert isinstance(cycle, Cycle)
         self._answered = cycle
         super()._start_asgi_task(cycle, app)
 
@@ -251,6 +357,7 @@ class Protocol(HttpToolsProtocol):
         if self._answered is self.cycle and not self.cycle.response_complete:
             self._door.let_in(self.cycle.scope)
         super().on_message_complete()
+        self._has_begun = False
         if self.cycle.response_complete:
             self._await_next()  # the clock of an idle connection was stopped by a body that nobody has waited for
         else:
@@ -260,43 +367,69 @@ class Protocol(HttpToolsProtocol):
 
     # ---- the end of an answer ---------------------------------------------------------------------------------------
 
+    @property
+    def _is_answering(self) -> bool:
+        return self._answered is not None and not self._answered.response_complete
+
     def on_response_complete(self) -> None:
         """All of an answer is written; the client has yet to take it. If it was asked to wait before it sends a body,
         nobody knows whether that still comes, and the next request could be taken for it: the connection ends."""
-        if self._in_body and self.cycle.response_complete and self.expect_100_continue and not self._num_body_bytes:
-            self.transport.close()
-        super().on_response_complete()
-        if self.pipeline:
+        assert self._answered is not None
+        waits = self._in_body and self.cycle.response_complete and self.expect_100_continue and not self._num_body_bytes
+        if self._answered.ends or waits:
+            self._end()
+        else:
+            super().on_response_complete()
+            self._go_on()
+        self._ending.watch_unread()
+
+    def _go_on(self) -> None:
+        """To what stands behind an answer."""
+        if self.pipeline or self._ahead or self._is_answering:
             self.flow.pause_reading()  # or each answer would let more requests in than it takes off the line
-        self._watch_unread()
+            if not self.pipeline and self._ahead:
+                self.loop.call_soon(self._take_ahead)
+        elif self._last_words is not None:
+            self._say_last_words()
+        elif self._is_half_closed:
+            self._end()
+
+    def _end(self) -> None:
+        """End the connection with what is written. What the client still sends would take that away from it."""
+        is_sending = (self._is_refused or self._in_body or bool(self._ahead)) and not self._is_half_closed
+        self._is_refused = True
+        self._last_words = None
+        self._ahead = b""
+        self._unset_keepalive_if_required()
+        self._rest()
+        self.pipeline.clear()
+        if is_sending:
+            self._ending.linger()
+        else:
+            self._ending.close()
+
+    def shutdown(self) -> None:
+        """The server ends: what is answered now is the last. A request that is not here yet comes too late."""
+        if self._in_body and self._is_answering and self._answered is self.cycle and not self.cycle.response_started:
+            self._refuse(draining())
+        else:
+            super().shutdown()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """It has asked for nothing more for a while."""
+        if not self.transport.is_closing():
+            self._ending.close()
 
     def resume_writing(self) -> None:
         """The client has taken what was too much."""
         super().resume_writing()
-        self._has_drained = True
-
-    def _watch_unread(self) -> None:
-        """From now on: what is left may be of several answers, and more than what was left before."""
-        if self._unread_timer is not None:
-            self._unread_timer.cancel()
-            self._unread_timer = None
-        left = self.transport.get_write_buffer_size()
-        if left:
-            self._has_drained = False
-            self._unread_timer = self.loop.call_later(self._limits.unread_s, self._check_unread, left)
-
-    def _check_unread(self, before: int) -> None:
-        """End a connection on which nothing was taken all the time."""
-        if self.transport.get_write_buffer_size() >= before and not self._has_drained:
-            self.transport.abort()
-        else:
-            self._watch_unread()
+        self._ending.drained()
 
     # ---- limits -----------------------------------------------------------------------------------------------------
 
-    def _too_large(self) -> tuple[int, str, str]:
+    def _too_many(self) -> ApiError:
         limits = self._limits
-        return (
+        return ApiError(
             431,
             "headers_too_large",
             f"a request may have {limits.num_headers} headers of {limits.header_bytes} bytes together",
@@ -328,30 +461,63 @@ class Protocol(HttpToolsProtocol):
             late = elapsed_s > limits.head_s - _CHECK_S
         if not late:
             self._timer = self.loop.call_later(_CHECK_S, self._check_time)
-        elif self._in_head and not self._num_head_bytes:
+        elif self._in_head and not self._num_head_bytes and not self._is_answering:
             self._is_refused = True
-            self.transport.close()  # it has said nothing: there is nothing to answer
+            self._ending.close()  # it has said nothing: there is nothing to answer
         else:
-            self._refuse(408, "request_timeout", "the request was not received in time")
+            self._refuse(ApiError(408, "request_timeout", "the request was not received in time"))
 
-    def _give_up(self, status: int, code: str, message: str) -> None:
-        """Refuse from inside the parser."""
-        self._refusal = _RefusedError(status, code, message)
-        raise self._refusal
+    def _refused(self, error: ApiError) -> _RefusedError:
+        """To be raised inside the parser."""
+        self._refusal = _RefusedError(error)
+        return self._refusal
 
-    def _refuse(self, status: int, code: str, message: str) -> None:
-        """Answer, unless an answer is under way, and close."""
+    def _refuse(self, error: ApiError | None) -> None:
+        """Nothing that comes is of use any more, and an error, if there is one, says why. It is said when all before it
+        is answered, and not in the middle of an answer to the request itself. Then the connection ends."""
         self._is_refused = True
+        self._ahead = b""
         self._rest()
-        cycle = self._answered
-        if cycle is None or cycle.response_complete:
-            if not self._in_body:  # it was answered before its body was here
-                self.transport.write(_answer(status, code, message))
-        elif not cycle.response_started:
-            cycle.disconnected = True  # what the application says now goes nowhere
-            cycle.message_event.set()
-            self.transport.write(_answer(status, code, message))
-        self.transport.close()
+        if self._in_body and self.cycle is self._answered:
+            if not self._is_answering:
+                error = None  # it was answered before its body was here
+            elif error is not None and not self.cycle.response_started:
+                self.cycle.refuse(error)
+                return
+            else:
+                self._break_off()
+                self._end()
+                return
+        elif self._in_body:  # it would have been the next
+            self.pipeline.popleft()
+        self._last_words = b"" if error is None else self._words(error)
+        if self._is_answering:
+            self.flow.pause_reading()
+        else:
+            self._say_last_words()
+
+    def _say_last_words(self) -> None:
+        if self._last_words:
+            self.transport.write(self._last_words)
+        self._end()
+
+    def _words(self, error: ApiError) -> bytes:
+        """An error in the words of whoever would have answered, as far as that is known."""
+        error = replace(error, closes=True)
+        headers, method, url = [], b"", b""
+        if self._has_begun:
+            headers, method, url = self.headers, self.parser.get_method(), self.url
+        path = url.partition(b"?")[0].decode("latin-1")
+        dialect = place_of(self._site, {"path": path, "method": method.decode("ascii")}).dialect
+        self._site.service.metrics.answered(error.status)
+        request_id = request_id_of(headers)
+        return written(refusal(dialect, error, request_id), request_id, with_body=method != b"HEAD")
+
+    def _break_off(self) -> None:
+        """What the application says now goes nowhere."""
+        assert self._answered is not None
+        self._answered.disconnected = True
+        self._answered.message_event.set()
 
     def _part(self) -> None:
         """Wait for the client no longer: what the answer still has to say goes into the buffer, and the connection
@@ -359,26 +525,23 @@ class Protocol(HttpToolsProtocol):
         if self._answered is not None:
             self._answered.keep_alive = False
         self.flow.resume_writing()
-        if self._end_timer is None:
-            self._end_timer = self.loop.call_later(_LINGER_S, self.transport.abort)
+        self._ending.part()
 
 
-def _answer(status: int, code: str, message: str) -> bytes:
-    kind, again = ("service_unavailable", "retry-after: 5\r\n") if status == 503 else ("invalid_request_error", "")
-    body = msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": code}})
-    head = (
-        f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\n{again}connection: close\r\n\r\n"
-    )
-    return head.encode() + body
+def _no_http(message: str) -> ApiError:
+    return ApiError(400, "invalid_http", message)
+
+
+def _no_memory() -> ApiError:
+    return from_exception(MemoryError())
 
 
 def protocol_factory(
     config: Config,
     state: ServerState,
-    limits: Limits,
     loop: asyncio.AbstractEventLoop,
+    site: Site,
     door: Door,
 ) -> Callable[[], Any]:
     """What makes a protocol for each connection."""
-    return lambda: Protocol(config, state, limits, loop, door)
+    return lambda: Protocol(config, state, loop, site, door)

@@ -1,6 +1,6 @@
 """The server's life: sockets, the engine, signals, the end.
 
-bind -> engine's process starts -> listen (the model loads) -> ready ... SIGTERM -> drain -> exit
+engine's process starts -> bind, listen (the model loads) -> ready ... SIGTERM -> drain -> exit
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 from aphrodite.config.engine import EngineConfig
 from aphrodite.config.server import ServerConfig
 from aphrodite.engine.remote.messages import Ready
+from aphrodite.engine.remote.signals import let_through
 from aphrodite.engine.remote.spawn import Process
 from aphrodite.engine.remote.supervisor import Supervisor, SupervisorSettings
-from aphrodite.errors import AphroditeError
+from aphrodite.errors import told
 from aphrodite.server.body import Limits
 from aphrodite.server.dialects import dialects
 from aphrodite.server.drain import drain
-from aphrodite.server.errors import ApiError
 from aphrodite.server.keys import Keys
 from aphrodite.server.listener import Listener
 from aphrodite.server.logs import AccessLog
@@ -137,12 +137,16 @@ class Told:
 def _signals() -> Iterator[Told]:
     told = Told()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # the terminal is gone, and nobody has said `nohup`
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         loop.add_signal_handler(number, told.tell)
+    let_through()
     try:
         yield told
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in numbers:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)  # the end has begun: one that comes now asks for what happens anyway
 
@@ -164,9 +168,9 @@ def shown_name(model: str) -> str:
 def _tell_ready(ready: Ready, service: Service) -> None:
     try:
         reading = service.reading(service.model).selection.reasons
-    except (AphroditeError, ApiError) as error:  # chats will fail, and nothing else
+    except Exception as error:  # chats will fail, and nothing else
         reading = {}
-        _LOG.warning("how answers are to be read is not known: %s", error)
+        _LOG.warning("how answers are to be read is not known: %s", told(error))
     for name, reason in (*ready.reasons.items(), *reading.items()):
         _LOG.info("%s: %s", name, reason)
     for note in ready.notes:

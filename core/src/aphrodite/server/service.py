@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aphrodite.engine.desk import Desk
 from aphrodite.engine.host import Health, Host, Model
 from aphrodite.engine.requests import Prepared
-from aphrodite.errors import AphroditeError, UsageError
+from aphrodite.errors import AphroditeError, UsageError, one_line
 from aphrodite.server.admission import Admission
 from aphrodite.server.errors import (
     ApiError,
@@ -315,7 +315,7 @@ class Service:
     def translate(self, error: BaseException) -> ApiError:
         """What a client may know of an error."""
         model = self.host.model
-        folder = {model.frontend.card.folder: "the model"} if model is not None else {}
+        folder = {one_line(model.frontend.card.folder): "the model"} if model is not None else {}
         found = from_exception(error, folder)
         if isinstance(error, MemoryError):
             _LOG.error("memory ran out in the server's own process")

@@ -17,13 +17,14 @@ from pathlib import Path
 from aphrodite.config.server import ServerConfig
 from aphrodite.errors import UsageError
 
+BACKLOG = 4096  # connections that wait to be accepted
 _MOST_PATH_BYTES = 107  # of a Unix socket, by the system
 _PROBE_S = 1.0
 
 
 @dataclass(frozen=True)
 class Sockets:
-    """Bound, and not yet listening.
+    """Bound and listening; nobody accepts yet.
 
     admin  the administrator's own, if there is one
     tls    of the public ones; None: they are plain
@@ -82,6 +83,7 @@ def _tcp_sockets(host: str, port: int) -> list[socket.socket]:
             if family == socket.AF_INET6 and len(places) > 1:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # the other address has a socket of its own
             sock.bind(address)
+            sock.listen(BACKLOG)  # or two could bind the same, and the second would hear of it too late to say why
             sockets.append(sock)
         except OSError as error:
             sock.close()
@@ -112,6 +114,7 @@ def _unix_socket(path: Path, setting: str) -> socket.socket:
     try:
         _make_room(path, setting)
         sock.bind(str(path))
+        sock.listen(BACKLOG)
     except (OSError, ValueError) as error:  # ValueError: a zero byte
         sock.close()
         why = error.strerror if isinstance(error, OSError) else str(error)

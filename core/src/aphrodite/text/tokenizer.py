@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from aphrodite.errors import AphroditeError, UsageError, told
+from aphrodite.errors import AphroditeError, ModelError, UsageError, told
 from aphrodite.text.guarded import GuardedEncode
 from aphrodite.text.slow import read_slow
 from aphrodite.text.stream import TokenStream
@@ -39,14 +39,14 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt, with the special tokens that the tokenizer adds. UsageError if it fails on it."""
-        with _blaming_the_text():
+        with _named("the text", UsageError):
             return self._vocabulary.encode(text, bare=False)
 
     def encode_bare(self, text: str) -> list[int]:
         """Token ids of a piece of text, without special tokens. UnicodeEncodeError if it is no text, UsageError if the
         tokenizer fails on it."""
         text.encode()
-        with _blaming_the_text():
+        with _named("the text", UsageError):
             return self._vocabulary.encode(text, bare=True)
 
     def control_tokens(self, text: str) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ class Tokenizer:
         """
         if control not in self._guarded:
             self._guarded[control] = self._vocabulary.guarded(control)
-        with _blaming_the_text():
+        with _named("the text", UsageError):
             return self._guarded[control](text, found)
 
     @property
@@ -78,8 +78,9 @@ class Tokenizer:
         return frozenset(self._vocabulary.added)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """The text of ids."""
-        return self._vocabulary.decode(ids, skip_special_tokens=skip_special_tokens)
+        """The text of ids. ModelError if the tokenizer fails on them."""
+        with _named("the tokens", ModelError):
+            return self._vocabulary.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def stream(self, *, skip_special_tokens: bool = True, kept: Collection[str] = ()) -> TokenStream:
         """Decodes one sequence token by token, to the same text as `decode` does of all of it.
@@ -94,7 +95,7 @@ class Tokenizer:
 
 
 @contextmanager
-def _blaming_the_text() -> Iterator[None]:
+def _named(what: str, kind: type[AphroditeError]) -> Iterator[None]:
     """A tokenizer without a token for what is unknown, or with a pattern that takes too long, fails on some texts only.
     The library raises bare Exception, and what Rust calls a panic, which is none."""
     try:
@@ -102,4 +103,4 @@ def _blaming_the_text() -> Iterator[None]:
     except (AphroditeError, KeyboardInterrupt, MemoryError):
         raise
     except BaseException as error:
-        raise UsageError(f"this model's tokenizer fails on the text: {told(error)}", subject="prompt") from None
+        raise kind(f"this model's tokenizer fails on {what}: {told(error)}", subject="prompt") from None

@@ -17,6 +17,7 @@ from aphrodite.text.growth import MOST, growth
 from aphrodite.text.guarded import GuardedEncode, GuardedEncoder
 from aphrodite.text.stream import ChainStream, TokenStream, WholeStream
 from aphrodite.text.tokenizer_config import TokenizerConfig, read_tokenizer
+from aphrodite.text.unsound import refuse_unsound
 
 _LONG_CHARS = 1 << 14
 
@@ -89,6 +90,7 @@ class LibraryVocabulary:
 def read_vocabulary(path: Path, config: TokenizerConfig) -> LibraryVocabulary:
     """A tokenizer.json with what stands beside it. ModelError if it cannot be read."""
     text = read_tokenizer(path)
+    refuse_unsound(path, text)
     try:
         library, filed = _rebuilt(text, config) if config.tokenizer_class else _as_filed(text)
         library.add_tokens(list(config.to_add(library.get_added_tokens_decoder(), filed)))

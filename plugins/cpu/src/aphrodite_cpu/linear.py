@@ -43,6 +43,18 @@ def onednn_dtypes() -> set[str]:
     return {"f32"} | ({"bf16"} if ops._is_mkldnn_bf16_supported() else set())
 
 
+def product(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """x[T, K] times a packed w[N, K], by oneDNN. MemoryError where it has none to compile a product in: it says only
+    that it could not create a primitive. Of what it cannot do at all it could not create the descriptor."""
+    try:
+        found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, w, bias, "none", [], "")
+    except RuntimeError as error:
+        if "could not create a primitive" in str(error) and "descriptor" not in str(error):
+            raise MemoryError(f"oneDNN: {error}") from error
+        raise
+    return found
+
+
 def bind(binding: Binding) -> Run:
     """linear@1 by oneDNN, in pieces of rows: its results come in memory of its own, which is warm while it is small.
 
@@ -51,7 +63,7 @@ def bind(binding: Binding) -> Run:
     Zen 3), enough to put a matrix back into plain order for each product.
     """
     out, x, w, bias = (binding.args[name] for name in ("out", "x", "w", "bias"))
-    rows, product = binding.extents["x"], torch.ops.mkldnn._linear_pointwise
+    rows = binding.extents["x"]
     plain_from = _PLAIN_ROWS if _plain_is_faster(binding.facts["dtype"], w.shape) else math.inf
 
     def run(dims: Dims) -> None:
@@ -66,7 +78,7 @@ def bind(binding: Binding) -> Run:
         for start in range(0, num, _PIECE_ROWS):
             stop = min(num, start + _PIECE_ROWS)
             more = min(start + on_ladder(stop - start), len(x))  # what lies in further rows is of no matter
-            found = product(x[start:more], w.data, bias, "none", [], "")
+            found = product(x[start:more], w.data, bias)
             out[start:stop] = found[: stop - start]
 
     return run

@@ -6,7 +6,7 @@ import torch
 
 import aphrodite_kernels_cpu as native
 from aphrodite.plugin import PORTABLE, Binding, C, Dims, Flag, Kernel, Run
-from aphrodite_cpu.linear import ONEDNN, on_ladder, onednn_dtypes
+from aphrodite_cpu.linear import ONEDNN, on_ladder, onednn_dtypes, product
 
 
 def bind(binding: Binding) -> Run:
@@ -16,7 +16,6 @@ def bind(binding: Binding) -> Run:
     rows, first, num_held = binding.extents["x"], args["first"], facts["E"]
     kind, code = native.KINDS[args["kind"]], native.DTYPES[facts["dtype"]]
     inner, k = facts["I"], facts["k"]
-    product = torch.ops.mkldnn._linear_pointwise
 
     def run(dims: Dims) -> None:
         num = rows.at(dims)
@@ -31,10 +30,10 @@ def bind(binding: Binding) -> Run:
             mine, count = token[start:stop], on_ladder(stop - start)
             chosen = x.new_zeros(count, x.shape[1])
             torch.index_select(x, 0, mine, out=chosen[: stop - start])
-            gate_up = product(chosen, w13.data[index], None, "none", [], "")
+            gate_up = product(chosen, w13.data[index], None)
             hidden = torch.empty(count, inner, dtype=x.dtype)
             native.act_mul(hidden.data_ptr(), gate_up.data_ptr(), count, inner, inner, 2 * inner, kind, code)
-            y = product(hidden, w2.data[index], None, "none", [], "")[: stop - start]
+            y = product(hidden, w2.data[index], None)[: stop - start]
             total.index_add_(0, mine, y * weight[start:stop])
         out[:num] = total
 

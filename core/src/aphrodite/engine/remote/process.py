@@ -10,6 +10,7 @@ The socket is one end of a pair: it has no name, so nobody else can connect. Whe
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import gc
 import logging
@@ -48,6 +49,7 @@ from aphrodite.engine.remote.messages import (
     Update,
     Updates,
 )
+from aphrodite.engine.remote.signals import SERVERS_SIGNALS, let_through
 from aphrodite.errors import AphroditeError, DeviceError
 from aphrodite.types.model_card import ModelCard
 from aphrodite.types.progress import Progress
@@ -57,6 +59,7 @@ from aphrodite.types.stats import EngineStats
 
 PULSE_S = (1.0, 5.0)  # from pulse to pulse, while there is work and while there is none
 _SEND_BUFFER = 4 << 20
+_PR_SET_PDEATHSIG = 1
 _LOG = logging.getLogger("aphrodite")
 
 
@@ -303,12 +306,19 @@ def assembled(config: EngineConfig, progress: Progress, on_drawn: Callable[[Mode
     )
 
 
+def _die_with_server() -> None:
+    """Where the system sees to that: who is stopped, or hangs in a kernel, does not see that the socket is closed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+
 def main(build: Build = assembled, pulse_s: tuple[float, float] = PULSE_S) -> None:
     """Run on the socket whose number is the last argument."""
     gc.disable()  # while modules and weights are loaded nothing becomes garbage, and looking for it takes 0.2 s
-    # A terminal's Ctrl-C, and a service manager's SIGTERM, reach the whole group: the server decides when we end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in SERVERS_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    let_through()
+    _die_with_server()
     faulthandler.enable(all_threads=False)  # a crash in native code says where: the server passes it on
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     sock = socket.socket(fileno=int(sys.argv[-1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -17,9 +18,11 @@ from typing import IO
 
 from aphrodite.config.engine import EngineConfig
 from aphrodite.engine.remote.messages import VERSION, Start, packed
+from aphrodite.engine.remote.signals import held_back
 
 COMMAND = (sys.executable, "-m", "aphrodite.engine.remote.process")
 _LOG = logging.getLogger("aphrodite.engine")
+_KILL_S = 0.5  # in which the system has taken away what was killed
 _KEPT_LINES = 20
 _KEPT_CHARS = 500
 _FAULT_LINES = 3
@@ -43,21 +46,32 @@ class Process:
 
     @classmethod
     def spawn(cls, config: EngineConfig, command: Sequence[str] = COMMAND) -> Process:
-        """Start one, and tell it what to build. Its command gets the number of its socket as its last argument."""
+        """Start one, and tell it what to build. Its command gets the number of its socket as its last argument.
+
+        OSError or RuntimeError if the system has no process, no file or no thread for it.
+        """
         ours, theirs = socket.socketpair()
-        ours.sendall(packed(Start(VERSION, config)))
-        with theirs:
-            popen = subprocess.Popen(
-                [*command, str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # our standard output is for what a command prints
-                stderr=subprocess.PIPE,
-                start_new_session=False,
-            )
-        ours.setblocking(False)
-        found = cls(popen, ours)
-        threading.Thread(target=found._pass_on, args=(popen.stderr,), daemon=True).start()
+        popen: subprocess.Popen[bytes] | None = None
+        try:
+            ours.sendall(packed(Start(VERSION, config)))
+            with theirs, held_back():  # until it has said that it ignores them (`process.main`)
+                popen = subprocess.Popen(
+                    [*command, str(theirs.fileno())],
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=2,  # our standard output is for what a command prints
+                    stderr=subprocess.PIPE,
+                    start_new_session=False,
+                )
+            ours.setblocking(False)
+            found = cls(popen, ours)
+            threading.Thread(target=found._pass_on, args=(popen.stderr,), daemon=True).start()
+        except BaseException:  # also a signal that has waited for it
+            ours.close()
+            if popen is not None:
+                popen.kill()
+                popen.communicate()
+            raise
         return found
 
     def _pass_on(self, stream: IO[bytes]) -> None:
@@ -84,6 +98,8 @@ class Process:
         """End it at once."""
         if self.popen.poll() is None:
             self.popen.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.popen.wait(_KILL_S)
 
 
 def described(code: int) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ from aphrodite.engine.host import Health, Model
 from aphrodite.engine.remote.client import RemoteEngine
 from aphrodite.engine.remote.messages import Dying, Ready, error_of
 from aphrodite.engine.remote.spawn import COMMAND, Process, described
-from aphrodite.errors import AphroditeError, EngineDied
+from aphrodite.errors import AphroditeError, EngineDied, told
 from aphrodite.types.model_card import ModelCard
 from aphrodite.types.stats import EngineStats
 
@@ -22,7 +25,10 @@ _LOG = logging.getLogger("aphrodite.server")
 _STALL_S = 25.0  # without a pulse: steps have stopped
 _MOST_FAILED_STARTS = 3  # in a row
 _CODE_S = 2.0  # what an exit code may take to be known after the socket has closed
-_END_S = 4.0  # what an engine may take to end when it is told to
+_END_S = 1.0  # what an engine may take to end when it is told to
+_AGAIN_S = (1.0, 30.0)  # first and longest wait for what a process needs and the system does not give
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS)
+_NUM_SPARE_FILES = 8  # as many as the start of a process takes
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Supervisor:
         self._health = Health.LOADING
         self._frontend: Frontend | None = None
         self._is_reading = asyncio.Lock()
+        self._spare: list[int] = []  # files that are for the next process
         self._early: asyncio.Future[Frontend | None] | None = None  # what reads while weights are loaded
         self._on_ready = on_ready
         self.is_closing = False
@@ -88,6 +95,7 @@ class Supervisor:
     async def run(self) -> None:
         """Keep the engine until `close`, or until it cannot be had."""
         failed_starts = 0
+        self._open_spare()
         while not self.is_closing:
             was_ready = await self._one_life()
             failed_starts = 0 if was_ready else failed_starts + 1
@@ -110,10 +118,44 @@ class Supervisor:
                 await asyncio.wait_for(process.ended(), _END_S)
             except TimeoutError:
                 process.kill()
+        self._close_spare()
+
+    async def _spawned(self) -> Process | None:
+        """A new process. Waits for as long as the system has no file, memory or thread for it: clients may hold them.
+        None if it fails otherwise, or is wanted no more."""
+        again_s = _AGAIN_S[0]
+        while not self.is_closing:
+            self._close_spare()
+            try:
+                return Process.spawn(self._config, self._settings.command)
+            except (OSError, RuntimeError) as error:
+                self.last_failure = EngineDied(f"the engine's process cannot be started: {told(error)}")
+                _LOG.error("%s", self.last_failure)
+                if isinstance(error, OSError) and error.errno not in _PASSING:
+                    self.exit_code = 1
+                    return None
+            finally:
+                if not self.is_closing:
+                    self._open_spare()
+            await asyncio.sleep(again_s)
+            again_s = min(2 * again_s, _AGAIN_S[1])
+        return None
+
+    def _open_spare(self) -> None:
+        """Hold files that nobody else can take, for the next start."""
+        with contextlib.suppress(OSError):
+            while len(self._spare) < _NUM_SPARE_FILES:
+                self._spare.append(os.open(os.devnull, os.O_RDONLY))
+
+    def _close_spare(self) -> None:
+        while self._spare:
+            os.close(self._spare.pop())
 
     async def _one_life(self) -> bool:
         """From the start of a process to its end. Whether it has ever been ready."""
-        process = self._process or Process.spawn(self._config, self._settings.command)
+        process = self._process or await self._spawned()
+        if process is None:
+            return False
         self._process = process
         ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         loop = asyncio.get_running_loop()
@@ -158,8 +200,10 @@ class Supervisor:
             if self._frontend is None or self._frontend.card != card:
                 try:
                     self._frontend = await asyncio.to_thread(Frontend.of, card)
-                except AphroditeError as error:
-                    engine.dying = Dying(error_of(error), error.exit_code)
+                except (asyncio.CancelledError, KeyboardInterrupt):
+                    raise
+                except BaseException as error:  # what a library makes of a file from strangers; Rust's panics too
+                    engine.dying = Dying(error_of(error), error.exit_code if isinstance(error, AphroditeError) else 1)
                     engine.close()
                     return None
             return self._frontend
