@@ -246,8 +246,21 @@ def test_an_item_that_cannot_be_used_has_its_number_whatever_stands_before_it(
     assert "messages" not in error["message"]
 
 
+def test_a_query_of_any_kind_is_no_fault_of_the_server(server: Serving, client: openai.OpenAI) -> None:
+    made = client.responses.create(model=NAME, input="one", max_output_tokens=1)
+    queries = ["&".join(f"a{at}=1" for at in range(count)) for count in (64, 65, 900)]
+    for query in [*queries, "a=%ff%fe", "=&&&==", "limit=%00", "%F0%9F%98%80=1", "a;b", "stream=false&stream"]:
+        for path in (made.id, f"{made.id}/input_items"):
+            answer = httpx.get(f"{server.url}/v1/responses/{path}?{query}")
+            assert answer.status_code in (200, 400), (query, answer.text)
+            if query in queries[1:]:
+                assert answer.json()["error"]["message"].startswith("the query must have at most 64 fields, got ")
+            elif answer.status_code == 200:
+                assert answer.headers["x-aphrodite-ignored"], query
+
+
 def test_tools_are_named_as_they_stand_here(server: Serving) -> None:
-    tool = {"type": "function", **WEATHER["function"], "parameters": {"type": "colour"}}  # type: ignore[dict-item]
+    tool = {"type": "function", **WEATHER["function"], "parameters": {"type": "text"}}  # type: ignore[dict-item]
     answer = httpx.post(f"{server.url}/v1/responses", json={"input": "a", "tools": [tool]})
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "tools[0].parameters.type"
 

@@ -26,6 +26,7 @@ class Limits:
     header_bytes: int = 16 << 10
     num_headers: int = 100
     url_bytes: int = 8 << 10
+    num_query_fields: int = 64
     body_bytes: int = 2 << 20
     json_depth: int = 64
     json_containers: int = 1 << 17  # lists and objects: reading many takes the event loop's time

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from aphrodite.server.body import Limits, decoded
-from aphrodite.server.errors import ApiError
+from aphrodite.server.errors import ApiError, invalid
 from aphrodite.server.generation import Generation
 from aphrodite.server.run import Run
 from aphrodite.server.service import Service
@@ -88,10 +88,13 @@ class Call:
 
     @property
     def query(self) -> Mapping[str, str]:
-        """The query's fields; of those given twice the last."""
+        """The query's fields; of those given twice the last. ApiError if they are too many."""
         from urllib.parse import parse_qsl
 
-        return dict(parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=64))
+        text, most = self.scope["query_string"].decode("latin-1"), self.limits.num_query_fields
+        if text.count("&") >= most:
+            raise invalid("query", f"the query must have at most {most} fields, got {text.count('&') + 1}")
+        return dict(parse_qsl(text, keep_blank_values=True))
 
     def json(self) -> dict[str, Any]:
         """The body as a JSON object, within limits. ApiError for anything else."""

@@ -65,4 +65,4 @@ def others(body: Mapping[str, Any], known: Collection[str], within: str = "") ->
 
 def listed(name: str) -> str:
     """A name that clients have chosen, as a list may show it."""
-    return name[:_MAX_NAME] if name.isprintable() else repr(name)[:_MAX_NAME]
+    return name[:_MAX_NAME] if name.strip() and name.isprintable() else repr(name)[:_MAX_NAME]
