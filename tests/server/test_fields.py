@@ -53,11 +53,24 @@ BODIES: dict[str, tuple[dict[str, Any], str]] = {
         "logprobs top_logprobs name messages",
     ),
     "/api/show": ({"model": NAME}, "model verbose other"),
+    "/v1/chat/completions": (
+        {"messages": ASKED, "max_tokens": 2},
+        "model messages stream stream_options tools tool_choice functions function_call reasoning_effort chat_template "
+        "chat_template_kwargs add_generation_prompt continue_final_message documents separate_reasoning top_logprobs "
+        "parallel_tool_calls response_format user metadata store service_tier modalities priority cache_salt timeout "
+        "add_special_tokens max_completion_tokens prediction audio web_search_options verbosity prompt_cache_key "
+        "safety_identifier",
+    ),
+    "/v1/completions": (
+        {"prompt": "a b", "max_tokens": 2},
+        "model prompt stream stream_options echo suffix best_of user response_format priority cache_salt timeout "
+        "add_special_tokens",
+    ),
     "/tokenize": ({"messages": ASKED}, "model messages prompt add_special_tokens return_token_strs tools tool_choice "
                   "add_generation_prompt continue_final_message chat_template chat_template_kwargs documents"),
     "/detokenize": ({"tokens": [5]}, "model tokens other"),
 }  # fmt: skip
-WITH_PARAMETERS = ("/v1/responses", "/v1/messages", "/api/v1/generate", "/api/chat")
+WITH_PARAMETERS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/api/v1/generate", "/api/chat")
 # One value of each kind that JSON has; no field means something by all of them.
 KINDS: tuple[Any, ...] = (True, 7, -7, 0.5, "\x00 nonsense", [7, "x"], {"zz": [None]}, [[]], 2**64, "x" * 300)
 CASES = [(path, name) for path, (_, names) in BODIES.items() for name in names.split()]

@@ -10,6 +10,7 @@ import msgspec
 from aphrodite.server.dialect import Call, Json, Reply, Stream, event
 from aphrodite.server.errors import ApiError, form, invalid
 from aphrodite.server.generation import Chat, Choice, Generation, Piece
+from aphrodite.server.idle import Idle, Kind, idle
 from aphrodite.server.openai import fields
 from aphrodite.server.openai.fields import Streaming
 from aphrodite.server.openai.tools import check_choice, checked_tools
@@ -35,6 +36,7 @@ CONVERSATION = (  # fields of which the prompt is made
     "documents",
     "separate_reasoning",
 )
+IDLE: Mapping[str, Idle] = {"add_special_tokens": Idle(Kind.SWITCH, (False,))}  # a chat template writes its own
 _OWN = (
     *CONVERSATION,
     "model",
@@ -52,7 +54,7 @@ _OWN = (
     "priority",
     "cache_salt",
     "timeout",
-    "add_special_tokens",
+    *IDLE,
 )
 _WITHOUT_EFFECT = ("user", "metadata", "store", "service_tier", "modalities", "parallel_tool_calls")
 
@@ -87,7 +89,7 @@ def _read(body: Mapping[str, Any], call: Call) -> Generation:
     return Generation(
         sampling=found.sampling,
         chat=conversed,
-        ignored=found.ignored + fields.ignored_of(body, _WITHOUT_EFFECT),
+        ignored=(*found.ignored, *fields.ignored_of(body, _WITHOUT_EFFECT), *idle(body, IDLE)),
         priority=fields.whole(body, "priority", -(2**31), 2**31 - 1) or 0,
         cache_salt=fields.text(body, "cache_salt"),
         timeout_s=fields.seconds(body, "timeout"),

@@ -73,7 +73,7 @@ def _read(body: Mapping[str, Any], call: Call) -> _Asked:
             "suffix", "suffix is not supported: there is no insertion here, leave it out", "unsupported_parameter"
         )
     fields.refuse_structure(body)
-    if body.get("add_special_tokens") is False:
+    if not fields.flag(body, "add_special_tokens", True):
         raise invalid("add_special_tokens", "add_special_tokens false is not supported: pass token ids as prompt")
     prompts = prompts_of(body.get("prompt"), call.limits.num_prompts)
     found = read(body, own=_OWN)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from aphrodite.engine.host import Model
 from aphrodite.server.dialect import Call, Json, Reply
 from aphrodite.server.errors import invalid
-from aphrodite.server.idle import Idle, Kind, idle, others
+from aphrodite.server.idle import idle, others
 from aphrodite.server.openai import chat, fields
 from aphrodite.text.tokenizer import Tokenizer
 
 _COMMON = ("model", "return_token_strs")
-_IDLE_IN_CHAT: Mapping[str, Idle] = {"add_special_tokens": Idle(Kind.SWITCH, (False,))}  # templates write their own
 
 
 async def tokenize(call: Call) -> Reply:
@@ -23,7 +20,7 @@ async def tokenize(call: Call) -> Reply:
     tokenizer = _tokenizer(model)
     spelled = fields.flag(body, "return_token_strs")
     if body.get("messages") is not None:
-        call.ignore(others(body, (*_COMMON, *chat.CONVERSATION, *_IDLE_IN_CHAT)) + idle(body, _IDLE_IN_CHAT))
+        call.ignore(others(body, (*_COMMON, *chat.CONVERSATION, *chat.IDLE)) + idle(body, chat.IDLE))
         ids = await call.service.offload(call.service.encode, model, chat.conversation(body, call))
     else:
         call.ignore(others(body, (*_COMMON, "prompt", "add_special_tokens")))
