@@ -30,7 +30,7 @@ _AN_ID = re.compile(rb"[0-9a-f]{32}")
 
 def asked(server: Serving, *parts: bytes) -> bytes:
     """What comes back on one connection until it ends; the last part asks for that."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for part in parts:
             sock.sendall(part)
@@ -229,7 +229,7 @@ def test_no_head_takes_longer_than_its_length(folder: Path) -> None:
 
 
 def test_a_door_that_opens_lets_the_next_in(folder: Path) -> None:
-    with full(folder) as server, socket.create_connection(("127.0.0.1", server.port), timeout=5) as sock:
+    with full(folder) as server, socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
         sock.sendall(PLAIN)
         assert received(sock, b'"}}').startswith(b"HTTP/1.1 429 ")
         server.service.admission.limit = 2
