@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import unquote
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
@@ -22,19 +21,17 @@ from aphrodite.server.cycle import Cycle
 from aphrodite.server.door import Door
 from aphrodite.server.ending import Ending
 from aphrodite.server.errors import ApiError, draining, from_exception
-from aphrodite.server.head import RefusedError, check, has_endless_body, no_http, target, too_long, too_many
+from aphrodite.server.head import RefusedError, no_http, too_many
+from aphrodite.server.parsing import Parsing
 from aphrodite.server.reception import Reception
 from aphrodite.server.site import Site
 from aphrodite.server.wire import unheard
 
 _PIECE_BYTES = 8 << 10  # looked at together: a connection sends on while nobody knows how many requests that is
-_FRAMING = (b"content-length", b"transfer-encoding")  # headers that say where a request ends
 
 
-class Protocol(HttpToolsProtocol):
+class Protocol(Parsing):
     """One connection."""
-
-    cycle: Cycle
 
     def __init__(
         self,
@@ -44,18 +41,15 @@ class Protocol(HttpToolsProtocol):
         site: Site,
         door: Door,
     ) -> None:
-        super().__init__(config, state, {}, loop)
+        limits = site.settings.limits
+        super().__init__(config, state, loop, limits, Reception(limits, loop, self._late))
         self._site = site
-        self._limits = site.settings.limits
         self._door = door
         self._ending: Ending
-        self._is_told_again = False  # whether the parser is told of a head for the second time
         self._is_refused = False  # whether what comes is of no more use
         self._is_half_closed = False  # whether the client sends no more, and waits for its answers
-        self._has_begun = False  # whether a request is being received, by what the parser says
         self._last_words: bytes | None = None  # a refusal that waits for the answers before it
         self._ahead = b""  # bytes behind a request that has yet to be answered, and behind more of them
-        self._reception = Reception(self._limits, loop, self._late)
         self._num_to_skip = 0  # bytes of the body of a request that was refused at the door
         self._answered: Cycle | None = None  # the request that is answered now, or was last; it may be an earlier one
         # than `cycle`, the last whose head is here
@@ -202,79 +196,11 @@ class Protocol(HttpToolsProtocol):
         """Count bytes, and feed them to the parser."""
         self._reception.count(len(data))
         self._unset_keepalive_if_required()
-        self._parse(data)
+        self.parse(data)
 
-    def _parse(self, data: bytes) -> None:
-        """Feed the parser. Where a request asks for another protocol, it leaves the rest to that. There is none here:
-        what comes next is the request's body all the same, as its head says, or the next request."""
-        while True:
-            try:
-                self.parser.feed_data(data)
-                return
-            except httptools.HttpParserUpgrade as error:
-                data = data[error.args[0] :]
-            self.parser = httptools.HttpRequestParser(self)
-            lines = [b"%s: %s\r\n" % header for header in self.headers if header[0] in _FRAMING]
-            if lines:
-                line = b"" if self.cycle.keep_alive else b"connection: close\r\n"
-                self._is_told_again = True
-                self.parser.feed_data(b"POST / HTTP/1.1\r\n%s%s\r\n" % (line, b"".join(lines)))
-                self._is_told_again = False
-            if not data:
-                return
-
-    # ---- the parser's calls -----------------------------------------------------------------------------------------
-
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        if self._is_told_again:
-            return
-        super().on_message_begin()
-        self._has_begun = True
-        self._num_sized = self._num_trailers = 0
-
-    def on_url(self, url: bytes) -> None:
-        """A part of the target."""
-        if self._is_told_again:
-            return
-        super().on_url(url)
-        if len(self.url) > self._limits.url_bytes:
-            raise RefusedError(too_long(self._limits))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; or one that comes after the body: by then all is settled that it could say."""
-        if self._is_told_again:
-            return
-        if self._reception.in_body:
-            self._num_trailers += 1
-        else:
-            super().on_header(name, value)
-        self._num_sized += len(name) + len(value) + 4
-        if (
-            self._num_sized > self._limits.header_bytes
-            or len(self.headers) + self._num_trailers > self._limits.num_headers
-        ):
-            raise RefusedError(too_many(self._limits))
-
-    def on_headers_complete(self) -> None:
-        """The head is here. The application begins; it reads the body as it comes."""
-        if self._is_told_again:
-            return
-        version = self.parser.get_http_version()
-        check(version, self.headers)
-        path, query = target(self.url)
-        self.scope |= {
-            "method": self.parser.get_method().decode("ascii"),
-            "http_version": version,
-            "path": unquote(path.decode("ascii")),
-            "raw_path": path,
-            "query_string": query,
-            "extensions": {"aphrodite.part": self._part},  # type: ignore[dict-item]
-        }
-        self._reception.begin_body()
-        keeps = (
-            version != "1.0" and self.parser.should_keep_alive() and not has_endless_body(self.headers, self._limits)
-        )
+    def begin(self, *, keeps: bool, may_wait: bool) -> None:
+        """The application begins; it reads the body as it comes. Behind another request it waits for its turn."""
+        self.scope["extensions"] = {"aphrodite.part": self._part}  # type: ignore[dict-item]
         before: Cycle | None = self.cycle
         self.cycle = Cycle(
             scope=self.scope,
@@ -285,7 +211,7 @@ class Protocol(HttpToolsProtocol):
             access_log=False,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue and version != "1.0",
+            expect_100_continue=may_wait,
             keep_alive=keeps,
             on_response=self.on_response_complete,
         )
@@ -301,18 +227,14 @@ class Protocol(HttpToolsProtocol):
         self._answered = cycle
         super()._start_asgi_task(cycle, app)
 
-    def on_message_complete(self) -> None:
-        """All of the request is here."""
-        if self.parser.should_upgrade() and any(name in _FRAMING for name, _ in self.headers):
-            return  # see _parse
-        if self._answered is self.cycle and not self.cycle.response_complete:
-            self._door.let_in(self.cycle.scope)
-        super().on_message_complete()
-        self._has_begun = False
+    def complete(self) -> None:
+        """All of the request is here, and the application has yet to see that."""
         if self.cycle.response_complete:
             self._await_next()  # the clock of an idle connection was stopped by a body that nobody has waited for
-        else:
-            self._reception.end()
+            return
+        if self._answered is self.cycle:
+            self._door.let_in(self.cycle.scope)
+        self._reception.end()
 
     # ---- the end of an answer ---------------------------------------------------------------------------------------
 
@@ -428,7 +350,7 @@ class Protocol(HttpToolsProtocol):
     def _words(self, error: ApiError) -> bytes:
         """An error in the words of whoever would have answered, as far as that is known."""
         self._site.service.metrics.answered(error.status)
-        if not self._has_begun:
+        if not self.has_begun:
             return unheard(self._site, error)
         return unheard(self._site, error, self.parser.get_method(), self.url, self.headers)
 
