@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from aphrodite import LLM, SamplingParams, build, errors
 from aphrodite.text.tokenizer import Tokenizer
 from aphrodite.types.sampling_params import parameters
+from aphrodite.types.shown import shown
 from tests.support.checkpoints import EOS, VOCAB_SIZE, Checkpoints, edit_json, write_json
 from tests.support.devices import DEVICES, require
 from tests.support.engines import check_idle
@@ -801,7 +802,7 @@ def test_every_parameter_is_in_the_table_of_faults() -> None:
     ("name", "value"), [(name, value) for name, values in PARAMETERS.items() for value in values], ids=repr
 )
 def test_parameter_that_cannot_be_used_is_refused_by_name_and_value(name: str, value: Any) -> None:
-    with refused(errors.UsageError, f"{name} must be", f"got {value!r}"):
+    with refused(errors.UsageError, f"{name} must be", f"got {shown(value)}"):
         SamplingParams(**{name: value})
 
 

@@ -70,7 +70,14 @@ BODIES: dict[str, tuple[dict[str, Any], str]] = {
                   "add_generation_prompt continue_final_message chat_template chat_template_kwargs documents"),
     "/detokenize": ({"tokens": [5]}, "model tokens other"),
 }  # fmt: skip
-WITH_PARAMETERS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/api/v1/generate", "/api/chat")
+WITH_PARAMETERS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/api/v1/generate",
+    "/api/chat",
+)
 # One value of each kind that JSON has; no field means something by all of them.
 KINDS: tuple[Any, ...] = (True, 7, -7, 0.5, "\x00 nonsense", [7, "x"], {"zz": [None]}, [[]], 2**64, "x" * 300)
 CASES = [(path, name) for path, (_, names) in BODIES.items() for name in names.split()]

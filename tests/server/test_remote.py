@@ -367,6 +367,24 @@ def test_a_tokenizer_whose_library_fails_is_the_end_of_the_load_and_not_of_the_s
     assert found.exit_code == 1 and f"{type(error).__name__}: {error}" in str(found.last_failure)
 
 
+def test_an_engine_that_is_silent_while_it_loads_is_told_of_with_its_place(
+    model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who waits for a server that never gets ready has nothing else to go by."""
+    monkeypatch.setattr("aphrodite.engine.remote.supervisor._LONG_S", 0.05)
+    config = config_from({"model": str(model), "device": "cpu", "num_blocks": 100})
+    silent = (sys.executable, "-c", "import time; time.sleep(600)")
+
+    async def run() -> None:
+        supervisor = Supervisor(config, SupervisorSettings(silent), Process.spawn(config, silent))
+        keeper = asyncio.ensure_future(supervisor.run())
+        await until(lambda: "it is at: its plugins, and the files of the model" in caplog.text)
+        await supervisor.close()
+        await keeper
+
+    asyncio.run(run())
+
+
 def test_a_process_that_cannot_be_started_is_tried_again_and_then_no_more(model: Path) -> None:
     config = config_from({"model": str(model), "device": "cpu", "num_blocks": 100})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -574,21 +573,3 @@ def test_a_name_that_means_something_else_is_refused(name: str) -> None:
 def test_a_device_is_described_in_texts_and_bytes(info: DeviceInfo) -> None:
     report = one(aphrodite_probe=hookimpl(lambda: [info]))
     assert report.state == "failed" and report.reason.startswith("aphrodite_probe: PluginError: a DeviceInfo")
-
-
-def test_a_plugin_that_takes_its_time_is_named_while_it_does(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Who waits for a server that never gets ready has nothing else to go by."""
-    monkeypatch.setattr("aphrodite.discovery.discover._PATIENCE_S", 0.02)
-
-    @hookimpl
-    def aphrodite_platforms(reg: Any) -> None:
-        deadline = time.monotonic() + 10
-        while not caplog.messages and time.monotonic() < deadline:
-            time.sleep(0.001)
-        reg.platform("baddev", lambda info: None)
-
-    assert one(aphrodite_platforms=aphrodite_platforms).state == "ready"
-    (said,) = caplog.messages
-    assert "plugin bad of aphrodite-bad" in said and "aphrodite_platforms" in said and "plugins=-bad" in said

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata as metadata
-import logging
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,8 +15,6 @@ from aphrodite.errors import PluginError, is_interrupt, one_line
 from aphrodite.ops.schema import Schema
 from aphrodite.platform.spi import DeviceInfo, Limits, Unavailable
 
-_LOG = logging.getLogger("aphrodite")
-_PATIENCE_S = 10.0
 _RESERVED = frozenset({"core", "none", "auto"})  # as names of plugins
 
 
@@ -145,70 +141,39 @@ def _load(
     env: Mapping[str, str],
 ) -> tuple[PluginReport, Registry]:
     """Probe and register one plugin. Whatever it raises, the registry that comes back is whole."""
-    watch = _Watch(item)
+    phase = "import"
     try:
-        watch.enter("import")
         caller = _Hooks(item.name, item.entry_point.load())
-        watch.enter("aphrodite_probe")
+        phase = "aphrodite_probe"
         probed = _probe(caller, env)
         if isinstance(probed, Unavailable):
             return replace(report, state="unavailable", reason=probed.reason, hint=probed.hint), registry
-        watch.enter("aphrodite_platforms")
+        phase = "aphrodite_platforms"
         reg = Registrar(item.name, probed, schemas)
         caller.call("aphrodite_platforms", reg=reg)
         if missing := sorted({i.device for i in probed} - {entry.info.device for entry in reg.platforms}):
             raise PluginError(f"no platform registered for {', '.join(missing)}", subject=item.name)
-        watch.enter("aphrodite_limits")
+        phase = "aphrodite_limits"
         for index, entry in enumerate(reg.platforms):
             if (limits := caller.call("aphrodite_limits", device=entry.info)) is not None:
                 if not isinstance(limits, Limits):
                     raise PluginError(f"must return Limits, got {type(limits).__name__}", subject=item.name)
                 reg.platforms[index] = replace(entry, limits=limits)
-        watch.enter("aphrodite_kernels")
+        phase = "aphrodite_kernels"
         for info in probed:
             reg.device = info
             caller.call("aphrodite_kernels", reg=reg, device=info)
-        watch.enter("register")
+        phase = "register"
         grown = registry.plus(reg)
     except BaseException as error:  # SystemExit, and the panics of native libraries, are this plugin's own affair too
         if is_interrupt(error):
             raise
-        reason = f"{watch.phase}: {_last_line(error)}"
+        reason = f"{phase}: {_last_line(error)}"
         return replace(report, state="failed", reason=reason), registry
-    finally:
-        watch.end()
     providers = tuple(sorted({kernel.provider for more in reg.kernels.values() for kernel in more}))
     notes = tuple(f"{name} is provisional: this core does not call it" for name in caller.provisional())
     loaded = replace(report, devices=probed, kernels=providers, dropped=tuple(reg.dropped), notes=notes)
     return loaded, grown
-
-
-class _Watch:
-    """Says which plugin it is that takes its time: nothing can break off what it does, and nobody else would know."""
-
-    def __init__(self, item: Found) -> None:
-        self.phase = ""
-        self._item = item
-        self._timer = threading.Timer(_PATIENCE_S, self._complain)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def enter(self, phase: str) -> None:
-        self.phase = phase
-
-    def end(self) -> None:
-        self._timer.cancel()
-        self._timer.join()
-
-    def _complain(self) -> None:
-        _LOG.warning(
-            "plugin %s of %s has been loading for %g s, and is at its %s: if that never ends, deny it (plugins=-%s)",
-            self._item.name,
-            self._item.distribution,
-            _PATIENCE_S,
-            self.phase,
-            self._item.name,
-        )
 
 
 def _probe(caller: _Hooks, env: Mapping[str, str]) -> tuple[DeviceInfo, ...] | Unavailable:

@@ -24,6 +24,8 @@ from aphrodite.types.stats import EngineStats
 _LOG = logging.getLogger("aphrodite.server")
 _STALL_S = 25.0  # without a pulse: steps have stopped
 _MOST_FAILED_STARTS = 3  # in a row
+_LONG_S = 60.0  # nothing can break off what a plugin does, and nobody else would know
+_FIRST_PHASE = "its plugins, and the files of the model"
 _CODE_S = 2.0  # what an exit code may take to be known after the socket has closed
 _END_S = 1.0  # what an engine may take to end when it is told to
 _AGAIN_S = (1.0, 30.0)  # first and longest wait for what a process needs and the system does not give
@@ -60,6 +62,7 @@ class Supervisor:
         self._health = Health.LOADING
         self._frontend: Frontend | None = None
         self._is_reading = asyncio.Lock()
+        self._phase = _FIRST_PHASE  # of a load
         self._spare: list[int] = []  # files that are for the next process
         self._early: asyncio.Future[Frontend | None] | None = None  # what reads while weights are loaded
         self._on_ready = on_ready
@@ -162,12 +165,14 @@ class Supervisor:
         engine = RemoteEngine(
             loop,
             on_ready=ready.set_result,
-            on_loading=lambda label: _LOG.info("%s", label),
+            on_loading=self._loading,
             on_drawn=lambda card: self._drawn(engine, card),
         )
         self._engine = engine
         await loop.create_connection(lambda: engine, sock=process.sock)
-        await asyncio.wait((ready, engine.lost), return_when=asyncio.FIRST_COMPLETED)
+        self._phase = _FIRST_PHASE
+        while not (await asyncio.wait((ready, engine.lost), timeout=_LONG_S, return_when=asyncio.FIRST_COMPLETED))[0]:
+            _LOG.warning("the engine has been silent for %g s while it loads; it is at: %s", _LONG_S, self._phase)
         if ready.done():
             await self._begin(engine, ready.result())
         await engine.lost
@@ -188,6 +193,10 @@ class Supervisor:
             self._model = Model(engine, frontend)
             self._health = Health.READY
             self._on_ready(found)
+
+    def _loading(self, label: str) -> None:
+        self._phase = label
+        _LOG.info("%s", label)
 
     def _drawn(self, engine: RemoteEngine, card: ModelCard) -> None:
         """Read the tokenizer while weights are loaded: if it cannot be, there is no need for them."""
