@@ -21,6 +21,7 @@ from aphrodite.server.cycle import Cycle
 from tests.server.crowded import POST, received, slowly
 from tests.server.engine import ScriptedEngine
 from tests.server.serving import Serving, serving
+from tests.support.waiting import until
 
 BODY = b'{"prompt": "a", "max_tokens": 2}'
 CHUNKS = b"%x\r\n%s\r\n0\r\n" % (len(BODY), BODY)
@@ -258,72 +259,35 @@ def waits(request: Any) -> Iterator[int | float | str]:
 
 
 @pytest.mark.parametrize("version", [b"1.1", b"1.0"])
-@pytest.mark.parametrize("more", ["", ', "stream": true'], ids=["whole", "stream"])
-def test_who_sends_no_more_gets_the_answer(folder: Path, version: bytes, more: str) -> None:
-    engine = ScriptedEngine(waits)
-    with serving(folder, engine) as server, connected(server) as sock:
-        sock.sendall(POST.replace(b"1.1", version) + asked(3, more))
-        sock.shutdown(socket.SHUT_WR)
-        *asks, answer = received(sock).split(b"HTTP/1.1 ")[1:]
-        assert answer.startswith(b"200 ") and b'"finish_reason":"length"' in answer and not engine.aborted
-        assert set(asks) == ({b"100 Continue\r\n\r\n"} if version == b"1.1" else set())
-
-
-def test_who_sends_no_more_gets_all_answers_to_what_is_whole(folder: Path) -> None:
-    engine = ScriptedEngine(waits)
-    for rest, count in ((b"", 4), (GET, 4), (POST + b"content-length: 5\r\n\r\nabc", 4), (b"no HTTP\r\n\r\n", 5)):
-        with serving(folder, engine) as server, connected(server) as sock:
-            sock.sendall(GET + b"\r\n" + POST + asked(3) + GET + b"\r\n" + POST + asked(3, ', "stream": true') + rest)
+@pytest.mark.parametrize("count", [1, 3])
+def test_who_sends_no_more_gets_what_is_answered_at_once(folder: Path, version: bytes, count: int) -> None:
+    tokenize = b'{"prompt": "a b"}'
+    post = POST.replace(b"/v1/completions", b"/tokenize") + b"content-length: %d\r\n\r\n%s" % (len(tokenize), tokenize)
+    for rest in (b"", GET, post[:-3], b"no HTTP\r\n\r\n"):
+        with serving(folder, ScriptedEngine(slowly)) as server, connected(server) as sock:
+            sock.sendall(((GET + b"\r\n" + post) * count + rest).replace(b"1.1", version))
             sock.shutdown(socket.SHUT_WR)
-            answers = [one for one in received(sock).split(b"HTTP/1.1 ")[1:] if not one.startswith(b"100 ")]
-            assert [one[:3] for one in answers] == [b"200"] * 4 + [b"400"] * (count - 4)
-            assert answers[3].endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+            answers = [one[:3] for one in received(sock).split(b"HTTP/1.1 ")[1:]]
+            if version == b"1.0":  # which ends with its first answer
+                assert answers == [b"200"]
+            else:
+                assert answers == [b"200"] * 2 * count + [b"400"] * (rest[:2] == b"no")
 
 
 @pytest.mark.parametrize("more", ["", ', "stream": true'], ids=["whole", "stream"])
-@pytest.mark.parametrize("phase", ["before", "within"])
-def test_who_leaves_altogether_is_told_from_that(folder: Path, more: str, phase: str) -> None:
-    """Both look the same until something is written."""
-
-    def silent(request: Any) -> Iterator[int | float | str]:
-        if phase == "within":
-            yield request.prompt_token_ids[-1]
-        yield 3.0
-        yield "length"
-
-    engine = ScriptedEngine(silent)
-    with serving(folder, engine) as server:
-        with connected(server) as sock:
-            sock.sendall(POST + asked(300, more))
-            if phase == "within" and more:
-                received(sock, b"data: ")
-            time.sleep(0.1)
-        began = time.monotonic()
-        while engine.live and time.monotonic() < began + 2:
-            time.sleep(0.01)
-        assert not engine.live and time.monotonic() < began + 1
-
-
-def test_a_question_in_a_silence_spoils_no_stream(folder: Path) -> None:
-    def halting(request: Any) -> Iterator[int | float | str]:
-        for _ in range(3):
-            yield request.prompt_token_ids[-1]
-            yield 0.3
-        yield "length"
-
-    with serving(folder, ScriptedEngine(halting)) as server, connected(server) as sock:
-        sock.sendall(POST + asked(300, ', "stream": true'))
-        found = received(sock, b"data: ")
-        sock.shutdown(socket.SHUT_WR)
-        chunks = (found + received(sock)).partition(b"\r\n\r\n")[2]
-        sizes = []
-        while chunks:
-            line, _, chunks = chunks.partition(b"\r\n")
-            assert len(line) <= 4, "one digit more, and not one for each look"
-            sizes.append(int(line, 16))
-            assert chunks[sizes[-1] : sizes[-1] + 2] == b"\r\n"
-            chunks = chunks[sizes[-1] + 2 :]
-        assert sizes[-1] == 0 and len(sizes) >= 4
+@pytest.mark.parametrize("phase", ["before", "within", "behind"])
+@pytest.mark.parametrize("how", ["closes", "shuts its side"])
+def test_a_generation_ends_with_its_client(folder: Path, more: str, phase: str, how: str) -> None:
+    """Whether it only sends no more is told by nothing."""
+    engine = ScriptedEngine(slowly)
+    with serving(folder, engine) as server, connected(server) as sock:
+        sock.sendall((GET + b"\r\n" if phase == "behind" else b"") + POST + asked(300, more))
+        if phase == "within" and more:
+            received(sock, b"data: ")
+        until(lambda: engine.live)
+        sock.close() if how == "closes" else sock.shutdown(socket.SHUT_WR)
+        until(lambda: not engine.live and not server.service.runs)
+        assert len(engine.aborted) == 1
 
 
 def test_who_shuts_its_side_with_nothing_to_wait_for_is_let_go_of(folder: Path) -> None:

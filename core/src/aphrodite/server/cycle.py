@@ -12,7 +12,6 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from aphrodite.server.errors import ApiError
 
 _LOG = logging.getLogger("aphrodite.server")
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Cycle(RequestResponseCycle):
@@ -22,7 +21,6 @@ class Cycle(RequestResponseCycle):
     ends = False
     _refusal: ApiError | None = None
     _is_unframed = False
-    _has_asked = False  # since the last part of the answer
 
     async def run_asgi(self, app: Any) -> None:
         """Let the application answer. What it has not answered when it returns, or is told to end, nobody will."""
@@ -64,20 +62,8 @@ class Cycle(RequestResponseCycle):
             if not message["more_body"]:
                 self.ends, self.keep_alive = not self.keep_alive, True
         await super().send(message)
-        self._has_asked = False
 
     @property
     def is_old(self) -> bool:
         """Whether the client speaks HTTP/1.0."""
         return self.scope["http_version"] == "1.0"
-
-    def ask(self) -> None:
-        """Write what changes nothing for a client that waits for the answer, and is refused by the system of one that
-        is gone: an answer that says to wait on, or the first digit of the next chunk's length."""
-        if self.response_complete or self.is_old:
-            return
-        if not self.response_started:
-            self.transport.write(_CONTINUE)
-        elif self.chunked_encoding and not self._has_asked:
-            self._has_asked = True
-            self.transport.write(b"0")

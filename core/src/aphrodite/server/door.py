@@ -75,10 +75,14 @@ class Door:
         """Whether there is room for no more, those let in a moment ago among them."""
         return self._admission.is_spoken_for
 
+    def is_generation(self, scope: Mapping[str, Any]) -> bool:
+        """Whether a request asks for tokens."""
+        return scope["method"] == "POST" and scope["raw_path"] in self._places
+
     def let_in(self, scope: Mapping[str, Any]) -> None:
         """A request is here, all of it, and the application is about to be asked: if it is a generation, whoever comes
         in the same moment is to know. What has yet to be received is not counted, for it may never come."""
-        if scope["method"] == "POST" and scope["raw_path"] in self._places:
+        if self.is_generation(scope):
             scope["extensions"][ENTRY] = self._admission.enter()
 
     def refuse(self, data: bytes) -> Refusal | None:

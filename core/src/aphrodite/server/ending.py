@@ -2,7 +2,7 @@
 
 closed at once, with bytes of the client's unread     the system resets it, and takes the answer away
 lingering                                              our side is shut, what comes is read and dropped
-half-closed by the client                              it gets its answer, if it is still there
+half-closed by the client                              it gets what is answered at once
 """
 
 from __future__ import annotations
@@ -11,17 +11,14 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Callable
 from typing import Final, NamedTuple
 
 _LINGER_S = 2.0  # in which a client may find out that it is to send no more
 _DROPPED_BYTES: Final = 64 << 10
 _PART_S = 10.0  # in which a client may still take the last frames of an answer that it has left unread
-_PROBE_S = (0.05, 5.0)  # first and longest time between two looks
 _CONFIRM_S = 5.0  # in which a client that has taken all may say so
 _TCP_INFO = getattr(socket, "TCP_INFO", None)  # as Linux has it:
 _INFO = struct.Struct("=24xI92xQ16xI")  # segments under way, bytes confirmed, bytes not sent yet
-_OLD_S = 1.0  # in which who speaks HTTP/1.0 and sends no more gets its answer, for it cannot be asked
 
 
 class _Sent(NamedTuple):
@@ -49,12 +46,11 @@ class Ending:
         self._num_dropped = 0
         self._unread_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
-        self._probe_timer: asyncio.TimerHandle | None = None
         self._has_drained = False  # all but little of what was written was taken, since that was looked at
 
     def cancel(self) -> None:
         """It has ended."""
-        for timer in (self._unread_timer, self._end_timer, self._probe_timer):
+        for timer in (self._unread_timer, self._end_timer):
             if timer is not None:
                 timer.cancel()
 
@@ -95,25 +91,6 @@ class Ending:
         """End it when what is written is sent, or when it has lingered: the client has not read for too long."""
         if self._end_timer is None:
             self._end_timer = self._loop.call_later(_PART_S, self._transport.abort)
-
-    # ---- an end of the client's -------------------------------------------------------------------------------------
-
-    def look(self, ask: Callable[[], None], after_s: float = _PROBE_S[0]) -> None:
-        """The client sends no more, and may wait for its answer, or be gone: that is told only by what is written to
-        it. `ask` writes something."""
-        self._probe_timer = self._loop.call_later(after_s, self._look, ask, after_s)
-
-    def _look(self, ask: Callable[[], None], after_s: float) -> None:
-        sock = self._transport.get_extra_info("socket")
-        if self._transport.is_closing() or sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self._transport.abort()
-            return
-        ask()
-        self.look(ask, min(2 * after_s, _PROBE_S[1]))
-
-    def give_up_soon(self) -> None:
-        """End it in a moment: the client sends no more, and there is no telling whether it waits."""
-        self._probe_timer = self._loop.call_later(_OLD_S, self._transport.abort)
 
     # ---- answers that are complete, and unread ----------------------------------------------------------------------
 

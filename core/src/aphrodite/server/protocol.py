@@ -77,24 +77,19 @@ class Protocol(Parsing):
             self._break_off()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """It sends no more. What it has asked for it still gets, where the transport can do that: not over TLS."""
+        """It sends no more. What is answered at once it still gets, where the transport can do that: not over TLS. A
+        generation ends with its client: whether that still reads is told only by what is written to it, too late."""
         if not self._is_answering or self._ending.is_lingering or self.scheme == "https":
             return False
         if self._reception.in_body and self.cycle is self._answered:  # it will never be whole
             return False
+        cycles = [self._answered, *(cycle for cycle, _ in self.pipeline)]
+        if any(self._door.is_generation(cycle.scope) for cycle in cycles if cycle is not None):
+            return False
         if not self._is_refused and self._reception.is_within:
             self._refuse(None)
-        if not self._is_half_closed:
-            self._is_half_closed = True
-            if self._answered is not None and self._answered.is_old:
-                self._ending.give_up_soon()
-            else:
-                self._ending.look(self._ask)
+        self._is_half_closed = True
         return True
-
-    def _ask(self) -> None:
-        if self._answered is not None and not self.flow.write_paused:
-            self._answered.ask()
 
     def data_received(self, data: bytes) -> None:
         """Bytes, of which the parser makes calls to the methods below."""
